@@ -1,0 +1,116 @@
+"""The only image decoding and evaluation transform, shared by training and serving."""
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+from timm.data import create_transform
+from torch import Tensor
+
+from adapters.errors import BrokenImage, ImageTooLarge, UnsupportedImageFormat
+from adapters.manifest import Frozen, Preprocessing
+
+ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP")
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class ImageLimits(Frozen):
+    """What an encoded image may weigh, in bytes, and how many pixels it may claim."""
+
+    max_bytes: int = Field(default=16 * 2**20, gt=0)
+    max_pixels: int = Field(default=50_000_000, gt=0)
+
+
+def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
+    """Decode one JPEG, PNG or WebP into an upright RGB image.
+
+    The EXIF (or XMP) orientation is applied; gray, 16-bit, palette and CMYK become RGB;
+    transparency is laid over white; of an animation the first frame is taken. The limits are
+    checked against the header, before any pixel is decoded.
+
+    Raises:
+        ImageTooLarge: over `limits`.
+        UnsupportedImageFormat: none of the allowed formats.
+        BrokenImage: truncated or damaged.
+    """
+    limits = limits or ImageLimits()
+    if len(data) > limits.max_bytes:
+        raise ImageTooLarge(
+            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. "
+            "Send a smaller file."
+        )
+    image = _open(data)
+    if image.width * image.height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"The image has {image.width} x {image.height} pixels; at most "
+            f"{limits.max_pixels:,} are taken. Scale it down."
+        )
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise BrokenImage(
+            f"The {image.format} image cannot be decoded ({error}). Send it whole, re-encoded."
+        ) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"{error} Scale the image down.") from error
+    except UnidentifiedImageError as error:
+        raise UnsupportedImageFormat(
+            "The data is not a JPEG, PNG or WebP image. Convert it to one of these."
+        ) from error
+    except Exception as error:
+        raise BrokenImage(
+            f"The image's header cannot be read ({error}). Send it whole, re-encoded."
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips 16-bit gray on conversion; its high byte is the 8-bit picture.
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        foreground = image.convert("RGBA")
+        white = Image.new("RGBA", foreground.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, foreground).convert("RGB")
+    return image.convert("RGB")
+
+
+class EvalTransform:
+    """timm's evaluation transform up to the uint8 pixels; `normalize` is the rest."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        """Build the transform that `preprocessing` describes."""
+        # The last step of timm's pipeline makes a normalised tensor on the CPU; the uint8 pixels
+        # before it are a quarter of the bytes, and the device normalises them for free.
+        self._resize_and_crop = create_transform(
+            input_size=(3, preprocessing.height, preprocessing.width),
+            interpolation=preprocessing.interpolation,
+            crop_pct=preprocessing.crop_pct,
+            crop_mode=preprocessing.crop_mode,
+            is_training=False,
+            use_prefetcher=True,
+            separate=False,
+        ).transforms[:-1]
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image as uint8 pixels [H, W, 3] of the backbone's input size."""
+        for step in self._resize_and_crop:
+            image = step(image)
+        return np.array(image, dtype=np.uint8)
+
+
+def normalize(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 pixels [B, H, W, 3] as the backbone's float32 input [B, 3, H, W], on their device."""
+    mean, std = (
+        torch.tensor(values, device=images_BHWC.device).view(1, 3, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32).div(255)
+    return images_BCHW.sub(mean).div(std)

@@ -1,0 +1,1 @@
+"""The command line entry point that joins the commands of all parts."""

@@ -1,0 +1,1 @@
+"""How adapters are served: one frozen backbone, many tasks, one pass."""
