@@ -129,13 +129,12 @@ def _check_size(size: int, limits: ContainerLimits) -> None:
 
 
 def _check_prefix(data: bytes) -> None:
-    if data.startswith(_PICKLE_MAGIC):
-        raise PickleRefused(
-            "This is a pickle or zip file, which could run code when it is loaded. Only "
-            "safetensors checkpoints written by `protuning train` are read."
-        )
-    begin = data[_LENGTH_BYTES:_DIGEST_START]
-    if not _PREFIX.startswith(begin):
+    if not _PREFIX.startswith(data[_LENGTH_BYTES:_DIGEST_START]):
+        if data.startswith(_PICKLE_MAGIC):
+            raise PickleRefused(
+                "This is a pickle or zip file, which could run code when it is loaded. Only "
+                "safetensors checkpoints written by `protuning train` are read."
+            )
         raise NotACheckpoint(
             "This is not a checkpoint written by `protuning train`, or another tool has "
             "rewritten it. Pass the adapter.safetensors of a run directory."

@@ -124,18 +124,21 @@ def check_spec(spec: PromptSpec, architecture: Architecture) -> None:
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the map's spatial mean (SENet): C -> C/r -> C, both layers biased."""
+    """Channel gates from the map's spatial mean (SENet): C -> C/r -> C, both layers biased.
+
+    SiLU in between: at 16 channels the bottleneck is one unit wide, and a ReLU there is dead for
+    half of all initialisations.
+    """
 
     def __init__(self, channels: int, spec: PromptSpec) -> None:
         super().__init__()
         squeezed = squeeze_channels(channels, spec.se_reduction)
         self.reduce = nn.Linear(channels, squeezed)
         self.expand = nn.Linear(squeezed, channels)
-        self._activation = ACTIVATIONS[spec.activation]
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """The map with each channel scaled by its gate in (0, 1)."""
-        squeezed_BR = self._activation(self.reduce(map_BCHW.mean(dim=(2, 3))))
+        squeezed_BR = F.silu(self.reduce(map_BCHW.mean(dim=(2, 3))))
         return map_BCHW * self.expand(squeezed_BR).sigmoid()[:, :, None, None]
 
 
@@ -233,7 +236,7 @@ class FoldedPrompt(NamedTuple):
         x = act(F.conv2d(map_BCHW, self.conv1_weight, self.conv1_bias, groups=groups))
         padding = self.conv2_weight.shape[-1] // 2
         x = act(F.conv2d(x, self.conv2_weight, self.conv2_bias, padding=padding, groups=channels))
-        squeezed_BR = act(F.linear(x.mean(dim=(2, 3)), self.reduce_weight, self.reduce_bias))
+        squeezed_BR = F.silu(F.linear(x.mean(dim=(2, 3)), self.reduce_weight, self.reduce_bias))
         gates_BC = F.linear(squeezed_BR, self.expand_weight, self.expand_bias).sigmoid()
         x = x * gates_BC[:, :, None, None]
         return F.conv2d(x, self.conv3_weight, self.conv3_bias, groups=groups)

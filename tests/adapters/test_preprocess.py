@@ -1,0 +1,171 @@
+"""Decoding and the evaluation transform: every format, every limit, timm's own pixels."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from timm.data import create_transform
+
+from adapters.backbone import describe
+from adapters.errors import BrokenImage, ImageTooLarge, UnsupportedImageFormat
+from adapters.manifest import Preprocessing
+from adapters.preprocess import EvalTransform, ImageLimits, decode, normalize
+from tests import makers
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_plain_images_decode_as_pillow_does(kind, mode):
+    """RGB and gray come out as Pillow's RGB conversion."""
+    data = makers.encode(makers.picture().convert(mode), kind)
+    import io
+
+    expected = Image.open(io.BytesIO(data)).convert("RGB")
+    assert np.array_equal(_array(decode(data)), _array(expected))
+
+
+def test_sixteen_bit_gray_keeps_its_range():
+    """The high byte of a 16-bit gray image is the picture; Pillow alone would clip it to white."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    decoded = _array(decode(makers.encode(Image.fromarray(ramp))))
+    assert decoded[0, 0].tolist() == [0, 0, 0]
+    assert decoded[-1, -1].tolist() == [255, 255, 255]
+    assert abs(int(decoded[8, 0, 0]) - 128) <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_over_white(mode):
+    """Fully transparent pixels are white, whatever colour lies beneath them."""
+    image = Image.new("RGBA", (4, 4), (200, 10, 10, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 2, 4))
+    if mode == "P":
+        image = image.quantize(4)
+    data = makers.encode(image.convert(mode) if mode == "LA" else image)
+    decoded = _array(decode(data))
+    assert decoded[:, 2:].min() == 255
+    assert decoded[:, :2].max() <= 2
+
+
+def test_cmyk_becomes_rgb():
+    """A CMYK JPEG gives three channels with its colours right way up."""
+    decoded = _array(decode(makers.encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")))
+    assert decoded.shape == (8, 8, 3)
+    assert decoded[0, 0, 0] > 200
+    assert decoded[0, 0, 1:].max() < 60
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_undone(orientation):
+    """All eight orientations come out upright."""
+    upright = makers.picture(48, 64)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = makers.encode(_turned(upright, orientation), exif=exif)
+    assert np.array_equal(_array(decode(data)), _array(upright))
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The stored form of `image` under an EXIF orientation, found by trying Pillow's turns."""
+    turns = [None, *Image.Transpose]
+    for turn in turns:
+        stored = image if turn is None else image.transpose(turn)
+        exif = stored.getexif()
+        exif[0x0112] = orientation
+        if np.array_equal(_array(ImageOps.exif_transpose(stored)), _array(image)):
+            return stored
+    raise AssertionError(orientation)
+
+
+def test_of_an_animation_the_first_frame_counts():
+    """An animated WebP is its first frame."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = makers.encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert _array(decode(data))[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_truncated_images_are_refused(kind):
+    """Any cut through the file ends in BrokenImage or, before its magic, UnsupportedImageFormat."""
+    data = makers.encode(makers.picture(), kind)
+    for percent in range(0, 100, 7):
+        with pytest.raises((BrokenImage, UnsupportedImageFormat)):
+            decode(data[: len(data) * percent // 100])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM"])
+def test_other_formats_are_refused(kind):
+    """Formats off the allowlist never reach their decoder."""
+    with pytest.raises(UnsupportedImageFormat, match="JPEG, PNG or WebP"):
+        decode(makers.encode(makers.picture(), kind))
+
+
+def test_too_many_bytes_are_refused():
+    """The byte limit counts before anything is parsed."""
+    with pytest.raises(ImageTooLarge, match="at most 10 "):
+        decode(b"not even an image", ImageLimits(max_bytes=10))
+
+
+def test_too_many_pixels_are_refused_from_the_header():
+    """A tiny file that claims 9,000 x 9,000 pixels is refused without decoding them."""
+    with pytest.raises(ImageTooLarge, match="9000 x 9000"):
+        decode(_png_header(9_000, 9_000))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [12_000, 50_000])
+def test_decompression_bombs_are_too_large(side):
+    """What Pillow itself warns of or refuses is ImageTooLarge as well."""
+    with pytest.raises(ImageTooLarge):
+        decode(_png_header(side, side))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+PREPROCESSINGS = {
+    "resnet50": describe("resnet50").preprocessing,
+    "vit": describe("vit_tiny_patch16_224").preprocessing,
+    "squash": describe("resnet50").preprocessing.model_copy(update={"crop_mode": "squash"}),
+    "border": describe("resnet50").preprocessing.model_copy(update={"crop_mode": "border"}),
+    "not square": describe("resnet50").preprocessing.model_copy(update={"height": 96}),
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+@pytest.mark.parametrize("size", [(300, 200), (37, 500), (224, 224), (8, 8)])
+def test_pixels_are_timms(name, size):
+    """Transform and normalisation together equal timm's own evaluation transform."""
+    preprocessing: Preprocessing = PREPROCESSINGS[name]
+    image = makers.picture(*size)
+    timms = create_transform(
+        input_size=(3, preprocessing.height, preprocessing.width),
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+    pixels_HWC = EvalTransform(preprocessing)(image)
+    assert pixels_HWC.shape == (preprocessing.height, preprocessing.width, 3)
+    ours = normalize(torch.from_numpy(pixels_HWC)[None], preprocessing)[0]
+    assert torch.allclose(ours, timms(image), atol=1e-6)
+
+
+def test_the_test_time_size_is_never_used():
+    """Timm gives some models a larger test size; adapters are trained and served at input_size."""
+    assert describe("resnet50.a1_in1k").preprocessing.height == 224
+    assert describe("resnet50.a1_in1k").preprocessing.crop_pct == 0.95
