@@ -1,0 +1,1 @@
+"""Labelled image sets: opening, splitting, checking and sampling them."""
