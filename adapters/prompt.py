@@ -1,6 +1,6 @@
 """The prompt block of Pro-tuning and its folded form for inference, and the specs that shape it.
 
-Section 3.1 of the paper gives three convolutions and an SE module; docs/decisions/0002 says how
+Section 3.1 of the paper gives three convolutions and an SE module; docs/decisions/0001 says how
 their configuration was found.
 """
 

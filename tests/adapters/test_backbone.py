@@ -21,8 +21,8 @@ PAPER = [
 ]
 OTHERS = [
     "seresnet50",
-    "regnetz_b16",
-    "vit_small_patch16_rope_224",
+    "regnetz_005",
+    "vit_wee_patch16_reg1_gap_256",
     "vit_tiny_r_s16_p8_224",
     "convnext_atto",
     "convnext_atto_ols",

@@ -1,0 +1,41 @@
+# Set-up, tests and checks. `make` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES := protuning adapters service training tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install test lint format check clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(INSTALLED) ## make the environment in .venv and install everything into it
+
+test: $(INSTALLED) ## install, then the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff, mypy and the import rules
+	$(BIN)/ruff check $(PACKAGES)
+	$(BIN)/ruff format --check $(PACKAGES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## put the code into the project's format
+	$(BIN)/ruff check --fix $(PACKAGES)
+	$(BIN)/ruff format $(PACKAGES)
+
+check: lint test ## everything that CI runs
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The stamp makes the second call instant; a changed pyproject.toml installs again.
+$(INSTALLED): pyproject.toml deploy/install-system-packages.sh
+	deploy/install-system-packages.sh $(PYTHON)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group test --group lint
+	touch $@

@@ -1,0 +1,5 @@
+"""`python -m protuning`."""
+
+from protuning.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""The command `protuning`: the commands of all parts, and how their errors reach a person."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+import adapters.cli
+from adapters.errors import AdapterError
+
+app = typer.Typer(
+    help="One frozen vision backbone in memory, a thousand Pro-tuning tasks on it.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(adapters.cli.app)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001  typer's callback signature
+    if asked:
+        typer.echo(f"protuning {version('protuning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = None,
+) -> None:
+    """Options before any command."""
+
+
+def main() -> None:
+    """Run the command line: 0 done, 2 refused with a message, 130 stopped by Ctrl-C."""
+    try:
+        app()
+    except AdapterError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
