@@ -1,0 +1,214 @@
+"""The index in one SQLite file: the embedded default."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Concatenate, Literal, ParamSpec, TypeVar
+
+from pydantic import JsonValue
+
+from adapters.errors import CorruptIndex, StoreError, StoreFull, StoreUnavailable
+from adapters.manifest import AdapterRef
+from adapters.store import sqlite_reads as reads
+from adapters.store import sqlite_writes as writes
+from adapters.store.index import ChangeEvent, ProofState, Replay, Task, TaskKey, Verdict, Version
+from adapters.store.sqlite_schema import connect, create_index
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Statement = Callable[Concatenate[sqlite3.Connection, P], T]
+
+
+class SqliteIndex:
+    """An `Index` in a local file, which several processes may open.
+
+    The constructor blocks for a moment and makes the file where it is missing. One thread
+    reads and one writes, so that no read waits for a disk to sync.
+
+    Raises:
+        CorruptIndex: the file is something else.
+        IndexTooNew: a newer release has written it.
+        StoreUnavailable: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = str(path)
+        with _store_errors(self._name):
+            create_index(path)
+            self._reader = _Worker(connect(path), "DEFERRED")
+            self._writer = _Worker(connect(path), "IMMEDIATE")
+
+    async def register(
+        self,
+        key: TaskKey,
+        digest: str,
+        *,
+        fingerprint: str,
+        size: int,
+        metadata: dict[str, JsonValue],
+        now: float,
+    ) -> Version:
+        """See `Index`."""
+        return await self._write(writes.register, key, digest, fingerprint, size, metadata, now)
+
+    async def set_state(self, key: TaskKey, version: int, state: ProofState, *, now: float) -> None:
+        """See `Index`."""
+        await self._write(writes.set_state, key, version, state, now)
+
+    async def activate(
+        self, key: TaskKey, version: int, *, expected: int | None, now: float
+    ) -> None:
+        """See `Index`."""
+        await self._write(writes.activate, key, version, expected, now)
+
+    async def rollback(
+        self, key: TaskKey, fingerprint: str, *, expected: int, now: float
+    ) -> AdapterRef:
+        """See `Index`."""
+        return await self._write(writes.rollback, key, fingerprint, expected, now)
+
+    async def retire(self, key: TaskKey, version: int, *, now: float) -> None:
+        """See `Index`."""
+        await self._write(writes.retire, key, version, now)
+
+    async def delete_task(self, key: TaskKey, *, now: float) -> None:
+        """See `Index`."""
+        await self._write(writes.delete_task, key, now)
+
+    async def resolve(self, key: TaskKey, fingerprint: str) -> AdapterRef:
+        """See `Index`."""
+        return await self._read(reads.resolve, key, fingerprint)
+
+    async def get_task(self, key: TaskKey) -> Task:
+        """See `Index`."""
+        return await self._read(reads.get_task, key)
+
+    async def get_version(self, key: TaskKey, version: int) -> Version:
+        """See `Index`."""
+        return await self._read(reads.get_version, key, version)
+
+    async def list_tasks(self, tenant: str, *, after: str = "", limit: int) -> list[Task]:
+        """See `Index`."""
+        return await self._read(reads.list_tasks, tenant, after, limit)
+
+    async def list_versions(self, key: TaskKey, *, after: int = 0, limit: int) -> list[Version]:
+        """See `Index`."""
+        return await self._read(reads.list_versions, key, after, limit)
+
+    async def list_pending(self, fingerprint: str, *, limit: int) -> list[Version]:
+        """See `Index`."""
+        return await self._read(reads.list_pending, fingerprint, limit)
+
+    async def last_change(self) -> int:
+        """See `Index`."""
+        return await self._read(reads.last_change)
+
+    async def changes(self, since: int, *, limit: int) -> list[ChangeEvent]:
+        """See `Index`."""
+        return await self._read(reads.changes, since, limit)
+
+    async def referenced_digests(self) -> set[str]:
+        """See `Index`."""
+        return await self._read(reads.referenced_digests)
+
+    async def is_referenced(self, digest: str) -> bool:
+        """See `Index`."""
+        return await self._read(reads.is_referenced, digest)
+
+    async def put_verdict(self, replay: Replay, verdict: Verdict) -> None:
+        """See `Index`."""
+        await self._write(writes.put_verdict, replay, verdict)
+
+    async def get_verdict(self, replay: Replay) -> Verdict | None:
+        """See `Index`."""
+        return await self._read(reads.get_verdict, replay)
+
+    async def forget_verdicts(self, digest: str) -> None:
+        """See `Index`."""
+        await self._write(writes.forget_verdicts, digest)
+
+    async def close(self) -> None:
+        """See `Index`."""
+        await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._writer.close)
+
+    async def _read(self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with _store_errors(self._name):
+            return await self._reader.run(statement, *args, **kwargs)
+
+    async def _write(self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with _store_errors(self._name):
+            return await self._writer.run(statement, *args, **kwargs)
+
+
+class _Worker:
+    """One connection on one thread: whole transactions, one after the other."""
+
+    def __init__(self, db: sqlite3.Connection, mode: Literal["DEFERRED", "IMMEDIATE"]) -> None:
+        self._db = db
+        self._begin = f"BEGIN {mode}"
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
+
+    async def run(self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a statement in a transaction; a caller that is cancelled leaves no half of it."""
+        work = self._in_transaction(statement, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """Let the queued transactions end."""
+        self._thread.shutdown()
+        self._db.close()
+
+    def _in_transaction(
+        self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[[], T]:
+        def work() -> T:
+            self._db.execute(self._begin)
+            try:
+                result = statement(self._db, *args, **kwargs)
+                self._db.execute("COMMIT")
+            except BaseException:
+                # Some errors, such as a full disk, have rolled back already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            return result
+
+        return work
+
+
+_CAUSES: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_CORRUPT: CorruptIndex,
+    sqlite3.SQLITE_NOTADB: CorruptIndex,
+    sqlite3.SQLITE_BUSY: StoreUnavailable,
+    sqlite3.SQLITE_LOCKED: StoreUnavailable,
+    sqlite3.SQLITE_CANTOPEN: StoreUnavailable,
+    sqlite3.SQLITE_IOERR: StoreUnavailable,
+    sqlite3.SQLITE_PERM: StoreUnavailable,
+    sqlite3.SQLITE_READONLY: StoreUnavailable,
+}
+_REMEDIES: dict[type[StoreError], str] = {
+    StoreFull: "Free some space on its disk, then try again.",
+    CorruptIndex: "Restore it from a backup, or name another file.",
+    StoreUnavailable: "Check the path, the permissions and the disk, then try again.",
+}
+
+
+@contextmanager
+def _store_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            f"The index {name}: {error}. {_REMEDIES[StoreUnavailable]}"
+        ) from error
+    except sqlite3.Error as error:
+        # The low byte is the cause, the others say where it was met.
+        cause = _CAUSES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if cause is None:
+            raise
+        raise cause(f"The index {name}: {error}. {_REMEDIES[cause]}") from error

@@ -1,0 +1,1 @@
+"""From single requests to mixed batches: what runs next, and who runs it."""

@@ -1,0 +1,1 @@
+"""Which adapters are at hand, in which tier of memory."""

@@ -1,0 +1,101 @@
+"""The tree of errors that serving a request can end in.
+
+ServiceError
+├── TaskNotFound            the tenant has no such task, or not that version of it
+├── BackboneConflict        the task exists, but not for the backbone that is served
+├── AdapterLoadFailed       the adapter could not be loaded or proved; `cause` names why
+├── EngineFailed            the engine raised while it ran the request's images
+├── TooManyImages           the request could never be taken, however empty the server
+├── DeadlineExceeded        the answer would come later than the client waits
+├── RequestCancelled        the client has gone
+├── RetryLater              may pass in `retry_after` seconds
+│   ├── Overloaded          the server has more work than it can hold
+│   ├── RateLimited         the tenant is over its own limit
+│   └── ShuttingDown        the server takes no new work
+└── CacheError
+    ├── CacheFull           what could make room is in use
+    └── CacheTooSmall       the entry could never fit
+
+Every message says what happened and how to mend it. Errors of images, checkpoints and the store
+are those of `adapters.errors`. What a client gets to see of either tree is decided in one place,
+the HTTP layer: no status code is known here.
+"""
+
+
+class ServiceError(Exception):
+    """Root of everything that `service` raises on purpose."""
+
+
+class TaskNotFound(ServiceError):
+    """The tenant has no such task, or not that version; another tenant's tasks count as none."""
+
+
+class BackboneConflict(ServiceError):
+    """The task has no version for the backbone that is served."""
+
+
+class AdapterLoadFailed(ServiceError):
+    """An adapter could not be loaded or proved.
+
+    Args:
+        message: What happened and how to mend it.
+        cause: The name of the error behind it ("CorruptBlob", "ProofFailed"): stable, so that
+            logs and metrics can group by it.
+    """
+
+    def __init__(self, message: str, *, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class EngineFailed(ServiceError):
+    """The engine raised while it ran the request's images."""
+
+
+class TooManyImages(ServiceError):
+    """More images than the queue holds when it is empty; only a smaller request helps."""
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline passed before the answer was there."""
+
+
+class RequestCancelled(ServiceError):
+    """The client has gone, so nobody waits for the answer."""
+
+
+class RetryLater(ServiceError):
+    """The same request may pass later.
+
+    Args:
+        message: What happened and how to mend it.
+        retry_after: Seconds after which it is worth trying again.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Overloaded(RetryLater):
+    """The server has more work than it can hold."""
+
+
+class RateLimited(RetryLater):
+    """The tenant is over its own limit."""
+
+
+class ShuttingDown(RetryLater):
+    """The server finishes what it has and takes no new work."""
+
+
+class CacheError(ServiceError):
+    """A tier of the adapter cache could not take an entry."""
+
+
+class CacheFull(CacheError):
+    """Too much of the tier is pinned; room comes back as leases end."""
+
+
+class CacheTooSmall(CacheError):
+    """The entry is larger than the whole tier."""
