@@ -1,4 +1,8 @@
 # Set-up, tests and checks. `make` lists the targets.
+#
+#   PYTHON=python3.12   the Python that a new .venv is made with
+#   TORCH_INDEX=URL     a further package index, such as one with torch's smaller CPU builds
+#   ARGS="-k proof -x"  passed on to pytest
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +19,7 @@ help: ## list the targets
 install: $(INSTALLED) ## make the environment in .venv and install everything into it
 
 test: $(INSTALLED) ## install, then the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy and the import rules
 	$(BIN)/ruff check $(PACKAGES)
@@ -35,7 +39,7 @@ clean: ## remove the environment and all caches
 # The stamp makes the second call instant; a changed pyproject.toml installs again.
 $(INSTALLED): pyproject.toml deploy/install-system-packages.sh
 	deploy/install-system-packages.sh $(PYTHON)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) # without pip it is a half-made one
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable . --group test --group lint
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable . --group test --group lint
 	touch $@

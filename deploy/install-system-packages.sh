@@ -22,12 +22,14 @@ if ! command -v apt-get >/dev/null; then
     exit 1
 fi
 as_root=()
+# Debian's python3-venv serves its default Python only; each version has a package of its own.
+package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
 if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo -n)
     if ! sudo -n true 2>/dev/null; then
-        echo "error: $python lacks venv. Run: sudo apt-get install python3-venv" >&2
+        echo "error: $python lacks venv. Run: sudo apt-get install $package" >&2
         exit 1
     fi
 fi
 "${as_root[@]}" apt-get update -qq
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package"

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 import adapters.cli
+import training.cli
 from adapters.errors import AdapterError
+from training.errors import TrainingError
 
 app = typer.Typer(
     help="One frozen vision backbone in memory, a thousand Pro-tuning tasks on it.",
@@ -15,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(adapters.cli.app)
+app.add_typer(training.cli.app)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  typer's callback signature
@@ -37,7 +40,7 @@ def main() -> None:
     """Run the command line: 0 done, 2 refused with a message, 130 stopped by Ctrl-C."""
     try:
         app()
-    except AdapterError as error:
+    except (AdapterError, TrainingError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The rules of this house that no linter knows, checked on the source itself."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -34,6 +35,36 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+
+
+def _pickling(node: ast.AST) -> bool:
+    """Whether `node` is torch's or numpy's way to read or write pickles."""
+    match node:
+        case ast.Attribute(value=ast.Name(id="torch"), attr="load" | "save"):
+            return True
+        case ast.ImportFrom(module="torch", names=names):
+            return bool({alias.name for alias in names} & {"load", "save"})
+        case ast.keyword(arg="allow_pickle"):
+            return True
+    return False
+
+
+def _packages(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[><=~ ]", requirement)[0] for requirement in requirements}
+
+
+def _drawn_parents(drawing: str) -> dict[str, str]:
+    """Each class that an error tree draws under another, and that other one."""
+    parents: dict[str, str] = {}
+    above: list[str] = []
+    for line in drawing.splitlines():
+        if branch := re.match(r"^((?:[│ ] {3})*)[├└]── (\w+)", line):
+            depth = len(branch[1]) // 4 + 1
+            parents[branch[2]] = above[depth - 1]
+            above[depth:] = [branch[2]]
+        elif root := re.fullmatch(r"\w+", line):
+            above = [root[0]]
+    return parents
 
 
 def _name(path: Path) -> str:
@@ -71,9 +102,18 @@ def test_nothing_is_unpickled_and_nobody_imports_the_outside(path):
     forbidden = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     outside = {"tests", "benchmarks", "deploy", "examples"}
     assert not {name.split(".")[0] for name in _imported(tree)} & (forbidden | outside)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}
+    assert not [ast.unparse(node) for node in ast.walk(tree) if _pickling(node)]
+
+
+def test_every_import_is_declared():
+    """The product imports nothing that only another package happens to bring along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project.get("optional-dependencies", {}).values()
+    declared = _packages(sum(extras, project["dependencies"]))
+    owners = importlib.metadata.packages_distributions()
+    tops = {name.split(".")[0] for path in SOURCES for name in _imported(_tree(path))}
+    foreign = tops - set(sys.stdlib_module_names) - set(PRODUCT)
+    assert {top for top in foreign if not declared & set(owners.get(top, []))} == set()
 
 
 def test_imports_go_one_way():
@@ -90,9 +130,11 @@ def test_error_trees_are_complete(module):
     if not path.exists():
         pytest.skip(f"not run: {module} has no errors of its own yet")
     tree = _tree(path)
-    drawn = re.findall(r"^[│├└─ ]*([A-Z]\w+)", ast.get_docstring(tree) or "", re.MULTILINE)
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert [name for name in drawn if name in classes] == classes
+    root, *classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [ast.unparse(base) for base in root.bases] == ["Exception"]
+    drawn = _drawn_parents(ast.get_docstring(tree) or "")
+    written = {node.name: ast.unparse(node.bases[0]) for node in classes}
+    assert list(drawn.items()) == list(written.items())
 
 
 def test_every_dependency_is_explained():
@@ -103,8 +145,7 @@ def test_every_dependency_is_explained():
         wanted += group
     for extra in project["project"].get("optional-dependencies", {}).values():
         wanted += extra
-    names = {re.split(r"[\[><=~ ]", requirement)[0] for requirement in wanted}
     explained = re.findall(
         r"^\| `([^`]+)`", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE
     )
-    assert sorted(explained) == sorted(names)
+    assert sorted(explained) == sorted(_packages(wanted))

@@ -22,7 +22,19 @@ TrainingError
 │   └── ScenarioError
 │       ├── TooFewImages       a class has fewer images than the scenario takes
 │       └── InvalidClassMap    the class list names what is not there
-└── UnknownCorruption          no such kind or severity of corruption
+├── UnknownCorruption          no such kind or severity of corruption
+├── InvalidConfig              options that contradict themselves, or a file that holds none
+├── RunError
+│   ├── RunExists              the directory holds a run, or something else, already
+│   ├── NothingToResume        the directory holds no unfinished run
+│   ├── OtherRun               the options or images are not those of the run to be resumed
+│   ├── DamagedState           the saved state of a run cannot be read
+│   ├── RunNotWritten          a file of the run cannot be written, as on a full disk
+│   └── NotServable            a baseline, which cannot be published
+└── LoopError
+    ├── TrainingDiverged       the loss is no longer a number
+    ├── OutOfMemory            a batch does not fit
+    └── Interrupted            stopped on request, with a resumable state saved
 
 Every message says what happened and how to mend it.
 """
@@ -120,3 +132,51 @@ class InvalidClassMap(ScenarioError):
 
 class UnknownCorruption(TrainingError):
     """There is no such kind or severity of corruption."""
+
+
+class InvalidConfig(TrainingError):
+    """Options that contradict themselves, or a file that holds none."""
+
+
+class RunError(TrainingError):
+    """A run directory refused or failed."""
+
+
+class RunExists(RunError):
+    """The directory holds a run, or something else, already."""
+
+
+class NothingToResume(RunError):
+    """The directory holds no unfinished run."""
+
+
+class OtherRun(RunError):
+    """The options or images are not those of the run to be resumed."""
+
+
+class DamagedState(RunError):
+    """The saved state of a run cannot be read."""
+
+
+class RunNotWritten(RunError):
+    """A file of the run cannot be written; nothing half-written is left."""
+
+
+class NotServable(RunError):
+    """A baseline, which cannot be published."""
+
+
+class LoopError(TrainingError):
+    """Training stopped before its end."""
+
+
+class TrainingDiverged(LoopError):
+    """The loss is no longer a number."""
+
+
+class OutOfMemory(LoopError):
+    """A batch does not fit into memory."""
+
+
+class Interrupted(LoopError):
+    """Training was stopped on request; its state is saved."""
