@@ -2,21 +2,24 @@
 #
 #   PYTHON=python3.12   the Python that a new .venv is made with
 #   TORCH_INDEX=URL     a further package index, such as one with torch's smaller CPU builds
-#   ARGS="-k proof -x"  passed on to pytest
+#   ARGS="-k proof -x"  passed on to pytest, or to the demo: ARGS="--backbone resnet50"
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := protuning adapters service training tests
+PACKAGES := protuning adapters service training examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint format check clean
+.PHONY: help install demo test lint format check clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(INSTALLED) ## make the environment in .venv and install everything into it
+
+demo: $(INSTALLED) ## train three small tasks, serve them together, show what happened; offline
+	$(BIN)/python -m examples.demo $(ARGS)
 
 test: $(INSTALLED) ## install, then the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
@@ -41,5 +44,5 @@ $(INSTALLED): pyproject.toml deploy/install-system-packages.sh
 	deploy/install-system-packages.sh $(PYTHON)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) # without pip it is a half-made one
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable . --group test --group lint
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable . --group demo --group test --group lint
 	touch $@

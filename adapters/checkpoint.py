@@ -2,8 +2,6 @@
 
 import os
 import stat
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from adapters.backbone import StagedBackbone
 from adapters.container import ContainerLimits, TensorEntry, pack, unpack
+from adapters.durable import write_durably
 from adapters.errors import (
     CheckpointNotFound,
     InvalidManifest,
@@ -149,19 +148,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the disk is full or the directory cannot be written; nothing is left behind.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(checkpoint.data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    _sync_directory(path.parent)
+    write_durably(path, checkpoint.data)
+    path.chmod(0o644)
 
 
 def check_backbone(manifest: Manifest, spec: BackboneSpec) -> None:
@@ -281,11 +269,3 @@ def _check_values(tensors: dict[str, Tensor]) -> None:
             )
         if name.endswith("running_var") and (values < 0).any():
             raise InvalidTensors(f"{name} holds a negative variance. Train the adapter again.")
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.store.durable import write_durably
+from adapters.durable import write_durably
 from training.errors import NothingToResume, NotServable, RunExists, RunNotWritten
 
 CONFIG = "config.toml"

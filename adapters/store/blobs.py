@@ -10,6 +10,7 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from adapters.durable import write_durably
 from adapters.errors import (
     BlobMissing,
     CheckpointTooLarge,
@@ -17,7 +18,6 @@ from adapters.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from adapters.store.durable import write_durably
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

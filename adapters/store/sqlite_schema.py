@@ -5,8 +5,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from adapters.durable import sync_directory
 from adapters.errors import CorruptIndex, IndexTooNew
-from adapters.store.durable import sync_directory
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from adapters import checkpoint as checkpoints
+from adapters import durable
 from adapters.checkpoint import check_backbone, make_checkpoint, parse, read, write
 from adapters.container import ContainerLimits
 from adapters.errors import (
@@ -133,7 +133,7 @@ def test_writing_replaces_whole_files_or_nothing(tmp_path, monkeypatch):
     def full_disk(_handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full_disk)
+    monkeypatch.setattr(durable.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write(path, makers.checkpoint(seed=5))
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -6,18 +6,20 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_durably(path: Path, data: bytes, *, root: Path) -> None:
-    """Write a file below `root` atomically and synced: a crash leaves the old file or the new one.
+def write_durably(path: Path, data: bytes, *, root: Path | None = None) -> None:
+    """Write a file atomically and synced: a crash leaves the old file or the new one.
 
-    The half-written file lies in `root/incoming`. Missing directories are made.
+    With a `root` above the file, the half-written file lies in `root/incoming` and missing
+    directories are made; without, it lies beside the file, and its directory must be there.
 
     Raises:
         OSError: the disk is full or cannot be written; nothing is left behind.
     """
-    incoming = root / "incoming"
-    incoming.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=incoming)
+    incoming = path.parent if root is None else root / "incoming"
+    if root is not None:
+        incoming.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=incoming, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -28,7 +30,7 @@ def write_durably(path: Path, data: bytes, *, root: Path) -> None:
         with suppress(OSError):
             Path(temporary).unlink()
         raise
-    _sync_directories(path, root)
+    _sync_directories(path, root or path.parent)
 
 
 def sync_directory(directory: Path) -> None:
