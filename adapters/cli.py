@@ -22,6 +22,7 @@ def params(
     classes: Annotated[int, typer.Option(min=1, help="Classes of the head.")],
     kernel: Annotated[int, typer.Option(help="Kernel of the depthwise convolution, odd.")] = 5,
     blocks: Annotated[int, typer.Option(min=1, help="Prompt blocks at each site.")] = 1,
+    groups: Annotated[int, typer.Option(min=1, help="Groups of the 1x1 convolutions.")] = 4,
     sites: Annotated[
         str, typer.Option(help="stages, none, F1, F5, L1, L5, U5, or site names with commas.")
     ] = "stages",
@@ -34,7 +35,9 @@ def params(
     from adapters.prompt import prompt_spec
 
     architecture = describe(backbone)
-    prompt = prompt_spec(architecture, sites=sites, blocks=blocks, kernel_size=kernel)
+    prompt = prompt_spec(
+        architecture, sites=sites, blocks=blocks, kernel_size=kernel, groups=groups
+    )
     head = head_spec(architecture, classes)
     counts = count_parameters(prompt, head, architecture)
     if as_json:

@@ -12,6 +12,9 @@ ServiceError
 │   ├── Overloaded          the server has more work than it can hold
 │   ├── RateLimited         the tenant is over its own limit
 │   └── ShuttingDown        the server takes no new work
+├── EngineError
+│   ├── EngineFull          no room in one piece is left for an adapter
+│   └── UnknownSlot         the slot's adapter has been unloaded
 └── CacheError
     ├── CacheFull           what could make room is in use
     └── CacheTooSmall       the entry could never fit
@@ -87,6 +90,18 @@ class RateLimited(RetryLater):
 
 class ShuttingDown(RetryLater):
     """The server finishes what it has and takes no new work."""
+
+
+class EngineError(ServiceError):
+    """An engine refused; what it raises while it runs becomes `EngineFailed`."""
+
+
+class EngineFull(EngineError):
+    """No room in one piece is left for an adapter; unloading others makes some."""
+
+
+class UnknownSlot(EngineError):
+    """The slot's adapter has been unloaded."""
 
 
 class CacheError(ServiceError):

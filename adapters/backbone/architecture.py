@@ -8,6 +8,7 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
+from adapters.backbone.cut import Cut
 from adapters.backbone.families import family_of
 from adapters.errors import UnknownBackbone
 from adapters.manifest import Architecture, Preprocessing, Site
@@ -25,6 +26,27 @@ def describe(name: str) -> Architecture:
     family = family_of(model)
     cut = family.cut(model)
     preprocessing = _preprocessing(model)
+    try:
+        sites, feature_dim = _measure(model, cut, preprocessing)
+    except RuntimeError as error:
+        raise UnknownBackbone(
+            f"{name} cannot run on images of {preprocessing.height} x {preprocessing.width}, the "
+            f"size in timm's own data config ({error}). Take another model."
+        ) from error
+    return Architecture(
+        name=name,
+        family=family.name,
+        sites=sites,
+        stage_sites=cut.stage_sites,
+        feature_dim=feature_dim,
+        preprocessing=preprocessing,
+    )
+
+
+def _measure(
+    model: nn.Module, cut: Cut, preprocessing: Preprocessing
+) -> tuple[tuple[Site, ...], int]:
+    """The maps at the sites and the width of the pooled features, by a run without data."""
     features = torch.empty(1, 3, preprocessing.height, preprocessing.width, device="meta")
     sites = []
     for stage, site in zip(cut.stages, cut.sites, strict=True):
@@ -32,14 +54,7 @@ def describe(name: str) -> Architecture:
         _, channels, height, width = cut.layout.read(features).shape
         sites.append(Site(name=site, channels=channels, height=height, width=width))
     pooled: Tensor = model.forward_head(cut.tail(features), pre_logits=True)  # type: ignore[operator]
-    return Architecture(
-        name=name,
-        family=family.name,
-        sites=tuple(sites),
-        stage_sites=cut.stage_sites,
-        feature_dim=pooled.shape[1],
-        preprocessing=preprocessing,
-    )
+    return tuple(sites), pooled.shape[1]
 
 
 def create(name: str, **options: bool | int) -> nn.Module:

@@ -135,6 +135,12 @@ def test_unsupported_family_says_which_are_supported():
         describe("mixer_s32_224")
 
 
+def test_a_model_that_does_not_run_at_its_own_size_is_refused():
+    """timm gives one ViT another input size than its position embedding has."""
+    with pytest.raises(UnknownBackbone, match="data config"):
+        describe("vitamin_xlarge_336")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
