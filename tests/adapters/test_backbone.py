@@ -136,7 +136,7 @@ def test_unsupported_family_says_which_are_supported():
 
 
 def test_a_model_that_does_not_run_at_its_own_size_is_refused():
-    """timm gives one ViT another input size than its position embedding has."""
+    """One ViT of timm has another input size than its position embedding."""
     with pytest.raises(UnknownBackbone, match="data config"):
         describe("vitamin_xlarge_336")
 
