@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from adapters.backbone import StagedBackbone
-from adapters.container import ContainerLimits, TensorEntry, pack, unpack
+from adapters.container import ContainerLimits, TensorEntry, check_object_sizes, pack, unpack
 from adapters.durable import write_durably
 from adapters.errors import (
     CheckpointNotFound,
@@ -25,6 +25,8 @@ from adapters.errors import (
     WrongBackbone,
     WrongTensorDtype,
     WrongTensorShape,
+    first_error,
+    shown,
 )
 from adapters.manifest import BackboneSpec, Frozen, Manifest, Provenance, Sha256
 from adapters.model import Adapter, AdapterModel
@@ -32,6 +34,10 @@ from adapters.proof import make_proof
 
 GOLDEN_LOGITS = "proof.logits"
 _STEP_COUNTER = "num_batches_tracked"
+# Of one JSON object in the manifest, and of a tolerance relative to the largest golden logit.
+_MOST_NAMES = 256
+_MOST_FLOAT32 = 0.01
+_MOST_BFLOAT16 = 0.5
 
 
 class _Content(Frozen):
@@ -41,7 +47,7 @@ class _Content(Frozen):
     content: Manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """One adapter version, as it lies in a file.
 
@@ -117,6 +123,7 @@ def parse(data: bytes, limits: ContainerLimits | None = None) -> Checkpoint:
     tensors = container.tensors()
     _check_values(tensors)
     golden_logits = tensors.pop(GOLDEN_LOGITS)
+    _check_tolerance(manifest, golden_logits)
     return Checkpoint(manifest, tensors, golden_logits, container.digest, data)
 
 
@@ -129,17 +136,23 @@ def read(path: Path, limits: ContainerLimits | None = None) -> Checkpoint:
     """
     limits = limits or ContainerLimits()
     try:
-        # Not blocking: a named pipe would wait for its writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise CheckpointNotFound(f"{path} is not a regular file. Pass a checkpoint file.")
+        with open(path, "rb", opener=_open_regular) as file:
             # One byte more than allowed tells a file that is too large, however it grows.
-            return parse(file.read(limits.max_bytes + 1), limits)
-    except OSError as error:
+            data = file.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:
         raise CheckpointNotFound(
-            f"The checkpoint {path} cannot be read ({error.strerror}). Check the path and the "
-            "permissions."
+            f"The checkpoint {path} cannot be read ({error}). Check the path and the permissions."
         ) from error
+    return parse(data, limits)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Not blocking: a named pipe would wait for its writer.
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError("not a regular file")
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -202,22 +215,25 @@ def _expected_shapes(manifest: Manifest) -> dict[str, list[int]]:
 
 def _parse_manifest(text: str) -> Manifest:
     try:
+        check_object_sizes(text, _MOST_NAMES)
         return _Content.model_validate_json(text).content
     except ValidationError as error:
         raise _invalid_manifest(error) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifest(
+            f"The manifest is not valid ({shown(str(error))}). Write the checkpoint again."
+        ) from error
 
 
 def _invalid_manifest(error: ValidationError) -> InvalidManifest | UnsupportedFormatVersion:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "content")
-    if where == "format_version":
+    if "format_version" in error.errors(include_input=False)[0]["loc"]:
         return UnsupportedFormatVersion(
             "This release reads checkpoints of format version 1 only. Use the release that wrote "
             "the file, or train the adapter again."
         )
     return InvalidManifest(
-        f"The manifest is not valid at {where or 'its beginning'}: {first['msg']}. Write the "
-        "checkpoint again with `protuning train`."
+        f"The manifest is not valid. {first_error(error)} Write the checkpoint again with "
+        "`protuning train`."
     )
 
 
@@ -242,22 +258,33 @@ def _check_manifest(manifest: Manifest) -> None:
 def _check_entries(entries: dict[str, TensorEntry], shapes: dict[str, list[int]]) -> None:
     if missing := sorted(shapes.keys() - entries.keys()):
         raise MissingTensor(
-            f"The file lacks {len(missing)} tensors, the first is {missing[0]!r}. Write the "
+            f"The file lacks {len(missing)} tensors, the first is {shown(missing[0])}. Write the "
             "checkpoint again."
         )
     if unexpected := sorted(entries.keys() - shapes.keys()):
         raise UnexpectedTensor(
             f"The file holds {len(unexpected)} tensors that the manifest does not ask for, the "
-            f"first is {unexpected[0]!r}. Write the checkpoint again."
+            f"first is {shown(unexpected[0])}. Write the checkpoint again."
         )
     for name, entry in entries.items():
         if entry.dtype != "F32":
-            raise WrongTensorDtype(f"{name} is {entry.dtype}, not F32. Save it in float32.")
+            raise WrongTensorDtype(f"{name} is {shown(entry.dtype)}, not F32. Save it in float32.")
         if entry.shape != shapes[name]:
             raise WrongTensorShape(
-                f"{name} has the shape {entry.shape}; the manifest asks for {shapes[name]}. "
+                f"{name} has the shape {shown(entry.shape)}; the manifest asks for {shapes[name]}. "
                 "Write the checkpoint again."
             )
+
+
+def _check_tolerance(manifest: Manifest, golden_logits: Tensor) -> None:
+    """A tolerance near the logits' own size would let everything pass."""
+    scale = max(1.0, golden_logits.abs().max().item())
+    tolerance = manifest.proof.tolerance
+    if tolerance.float32 > _MOST_FLOAT32 * scale or tolerance.bfloat16 > _MOST_BFLOAT16 * scale:
+        raise InvalidManifest(
+            "The golden proof's tolerance is so wide that it proves nothing. Train the adapter "
+            "again."
+        )
 
 
 def _check_values(tensors: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from adapters.checkpoint import Checkpoint
@@ -43,7 +44,7 @@ def params(
     if as_json:
         typer.echo(json.dumps({"backbone": backbone, "classes": classes, **counts}))
         return
-    table = Table(title=f"{backbone}, {classes} classes")
+    table = Table(title=Text(f"{backbone}, {classes} classes"))
     table.add_column("part")
     table.add_column("parameters", justify="right")
     for part, count in counts.items():
@@ -63,9 +64,9 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_summary(checkpoint)))
         return
-    table = Table("field", "value", title=str(adapter), show_header=False)
+    table = Table("field", "value", title=Text(str(adapter)), show_header=False)
     for name, value in _summary(checkpoint).items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
     Console().print(table)
 
 

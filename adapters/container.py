@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import safetensors.torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -20,6 +20,8 @@ from adapters.errors import (
     NotACheckpoint,
     PickleRefused,
     TruncatedCheckpoint,
+    first_error,
+    shown,
 )
 from adapters.manifest import Frozen
 
@@ -38,7 +40,7 @@ class ContainerLimits(Frozen):
     """What a file and its header may weigh, in bytes."""
 
     max_bytes: int = Field(default=256 * 2**20, gt=0)
-    max_header_bytes: int = Field(default=4 * 2**20, gt=0)
+    max_header_bytes: int = Field(default=2**20, gt=0)
 
 
 class TensorEntry(Frozen):
@@ -49,9 +51,6 @@ class TensorEntry(Frozen):
     dtype: str
     shape: list[int] = Field(max_length=8)
     data_offsets: list[int] = Field(min_length=2, max_length=2)
-
-
-_ENTRIES: TypeAdapter[dict[str, TensorEntry]] = TypeAdapter(dict[str, TensorEntry])
 
 
 class Container(Frozen):
@@ -72,7 +71,8 @@ class Container(Frozen):
             return safetensors.torch.load(self.data)
         except SafetensorError as error:
             raise InvalidHeader(
-                f"The tensor entries do not fit the data ({error}). Write the checkpoint again."
+                f"The tensor entries do not fit the data ({shown(str(error))}). Write the "
+                "checkpoint again."
             ) from error
 
 
@@ -163,15 +163,17 @@ def _header(data: bytes, limits: ContainerLimits) -> bytes:
 def _parse(header: bytes) -> tuple[str, dict[str, TensorEntry]]:
     try:
         fields = json.loads(header, object_pairs_hook=_without_duplicates)
-        text = fields.pop("__metadata__")[_KEY]
-        if not isinstance(text, str):
-            raise TypeError("the metadata is not a text")
-        return text, _ENTRIES.validate_python(fields)
+        metadata = fields.pop("__metadata__")
+        if [*metadata] != [_KEY] or not isinstance(metadata[_KEY], str):
+            raise TypeError("the metadata is not one text")
+        # One by one: the first wrong entry ends it, however many there are.
+        entries = {name: TensorEntry.model_validate(entry) for name, entry in fields.items()}
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        reason = first_error(error) if isinstance(error, ValidationError) else shown(str(error))
         raise InvalidHeader(
             f"The safetensors header is malformed ({reason}). Write the checkpoint again."
         ) from error
+    return metadata[_KEY], entries
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -179,6 +181,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a name stands in it twice")
     return fields
+
+
+def check_object_sizes(text: str, most: int) -> None:
+    """Refuse a JSON text in which an object has a name twice, or more than `most` names.
+
+    Raises:
+        ValueError: such an object, or no JSON.
+        RecursionError: it is nested too deeply.
+    """
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        if len(_without_duplicates(pairs)) > most:
+            raise ValueError(f"an object has more than {most} names")
+
+    json.loads(text, object_pairs_hook=check)
 
 
 def _check_data_size(size: int, entries: dict[str, TensorEntry]) -> None:

@@ -50,6 +50,23 @@ AdapterError
 Every message says what happened and how to mend it.
 """
 
+from pydantic import ValidationError
+
+_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """Somebody else's text for a message: quoted, without control characters, and cut short."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def first_error(error: ValidationError) -> str:
+    """What is wrong first in a validated object, and where, as a sentence."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{shown(where)}: {first['msg']}." if where else f"{first['msg']}."
+
 
 class AdapterError(Exception):
     """Root of everything that `adapters` raises on purpose."""

@@ -22,7 +22,7 @@ def head_spec(architecture: Architecture, classes: int) -> HeadSpec:
 
 
 def make_head(spec: HeadSpec) -> nn.Linear:
-    """A linear layer [B, in_features] -> logits [B, classes], with small weights and no bias.
+    """A linear layer [B, in_features] -> logits [B, classes], with small weights and zero biases.
 
     Small weights start the cross-entropy near its uniform value, log(classes).
     """

@@ -1,12 +1,22 @@
 """Frozen, bounded descriptions: backbone, prompt, head, manifest, and a reference to an adapter."""
 
+import json
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 MAX_CLASSES = 10_000
 MAX_SITES = 64
 MAX_BLOCKS_PER_SITE = 8
+MAX_BLOCKS = 64
 
 
 class Frozen(BaseModel):
@@ -22,8 +32,13 @@ def _is_odd(value: int) -> int:
 
 
 def _is_printable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must hold printable characters only")
+    if not value.isprintable() or not value.strip():
+        raise ValueError("must hold printable characters, and not only spaces")
+    return value
+
+
+def _is_finite_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(value, allow_nan=False)  # raises ValueError
     return value
 
 
@@ -37,12 +52,13 @@ Activation = Literal["relu", "gelu", "silu", "hardswish"]
 ClassToken = Literal["mean", "none"]
 Label = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_is_printable)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-SiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,31}$")]
+SiteName = Annotated[str, Field(pattern=r"^(embed|(stage|layer)[0-9]{1,3})$")]
 TaskId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 TenantId = TaskId
 Channels = Annotated[int, Field(ge=1, le=16_384)]
 Pixels = Annotated[int, Field(ge=1, le=4_096)]
 Rgb = tuple[float, float, float]
+Scale = Annotated[float, Field(ge=1e-3)]
 
 
 class Preprocessing(Frozen):
@@ -58,9 +74,7 @@ class Preprocessing(Frozen):
     crop_mode: Literal["center", "squash", "border"]
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
     mean: Rgb
-    std: tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ]
+    std: tuple[Scale, Scale, Scale]
 
 
 class Site(Frozen):
@@ -81,14 +95,18 @@ class Architecture(Frozen):
 
     name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_is_printable)]
     family: Literal["resnet", "regnet", "vit", "swin", "convnext", "efficientnet"]
-    sites: Annotated[tuple[Site, ...], Field(min_length=1, max_length=MAX_SITES)]
-    stage_sites: Annotated[tuple[SiteName, ...], Field(min_length=1, max_length=MAX_SITES)]
+    sites: Annotated[tuple[Site, ...], Field(min_length=1, max_length=MAX_SITES), FailFast()]
+    stage_sites: Annotated[
+        tuple[SiteName, ...], Field(min_length=1, max_length=MAX_SITES), FailFast()
+    ]
     feature_dim: Annotated[int, Field(ge=1, le=65_536)]
     preprocessing: Preprocessing
 
     @model_validator(mode="after")
     def _sites_are_distinct(self) -> Self:
-        _has_no_duplicate(tuple(site.name for site in self.sites))
+        names = _has_no_duplicate(tuple(site.name for site in self.sites))
+        if self.stage_sites != tuple(name for name in names if name in self.stage_sites):
+            raise ValueError("stage_sites must be some of the sites, in their order")
         return self
 
 
@@ -116,17 +134,19 @@ class PromptSpec(Frozen):
     a ViT's class token receives: the prompt's spatial mean, or nothing. No placements: head only.
     """
 
-    placements: Annotated[tuple[Placement, ...], Field(max_length=MAX_SITES)] = ()
+    placements: Annotated[tuple[Placement, ...], Field(max_length=MAX_SITES), FailFast()] = ()
     kernel_size: Annotated[int, Field(ge=1, le=15), AfterValidator(_is_odd)] = 5
     groups: Annotated[int, Field(ge=1, le=64)] = 4
     se_reduction: Annotated[int, Field(ge=1, le=64)] = 16
     activation: Activation = "relu"
-    beta: float | None = None
+    beta: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
     class_token: ClassToken = "mean"
 
     @model_validator(mode="after")
     def _sites_are_distinct(self) -> Self:
         _has_no_duplicate(tuple(placement.site for placement in self.placements))
+        if sum(placement.blocks for placement in self.placements) > MAX_BLOCKS:
+            raise ValueError(f"must not have more than {MAX_BLOCKS} blocks in all")
         return self
 
 
@@ -137,21 +157,30 @@ class HeadSpec(Frozen):
     classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
 
 
-class GoldenProof(Frozen):
-    """How to replay the golden inputs, and how far the logits may differ.
+class Tolerance(Frozen):
+    """How far replayed logits may lie from the golden ones (root mean square), per dtype."""
 
-    `seed` and `sizes` (height, width) give the images (see `adapters.proof.golden_images`).
-    `tolerance` is the largest root mean square difference of the logits, per dtype.
-    """
+    float32: Annotated[float, Field(gt=0)]
+    bfloat16: Annotated[float, Field(gt=0)]
+
+
+class GoldenInputs(Frozen):
+    """The golden images: a seed and their sizes (height, width), see `adapters.proof`."""
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     sizes: Annotated[
         tuple[
-            tuple[Annotated[int, Field(ge=1, le=1_024)], Annotated[int, Field(ge=1, le=1_024)]], ...
+            tuple[Annotated[int, Field(ge=1, le=7_200)], Annotated[int, Field(ge=1, le=7_200)]], ...
         ],
-        Field(min_length=1, max_length=16),
+        Field(min_length=1, max_length=4),
+        FailFast(),
     ]
-    tolerance: dict[Literal["float32", "bfloat16"], Annotated[float, Field(gt=0)]]
+
+
+class GoldenProof(GoldenInputs):
+    """The golden inputs, and how far the replayed logits may lie from the golden ones."""
+
+    tolerance: Tolerance
 
 
 class Provenance(Frozen):
@@ -161,17 +190,24 @@ class Provenance(Frozen):
     data: Annotated[str, Field(max_length=1_024)] = ""
     metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
     libraries: dict[str, str] = Field(default_factory=dict, max_length=64)
-    config: dict[str, JsonValue] = Field(default_factory=dict, max_length=256)
+    config: Annotated[dict[str, JsonValue], AfterValidator(_is_finite_json)] = Field(
+        default_factory=dict, max_length=256
+    )
 
 
 class Manifest(Frozen):
     """Everything a checkpoint says about its tensors."""
 
-    format_version: Literal[1] = 1
+    format_version: Annotated[int, Field(ge=1, le=1)] = 1
     backbone: BackboneSpec
     prompt: PromptSpec
     head: HeadSpec
-    labels: Annotated[tuple[Label, ...], AfterValidator(_has_no_duplicate)]
+    labels: Annotated[
+        tuple[Label, ...],
+        Field(max_length=MAX_CLASSES),
+        FailFast(),
+        AfterValidator(_has_no_duplicate),
+    ]
     provenance: Provenance
     proof: GoldenProof
 

@@ -14,6 +14,13 @@ from adapters.errors import BrokenImage, ImageTooLarge, UnsupportedImageFormat
 from adapters.manifest import Frozen, Preprocessing
 
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP")
+# A crop takes the short side, so the long one is scaled by the same factor: beyond this ratio a
+# few bytes would become gigabytes.
+_MAX_ASPECT = 100
+# Every scan of a progressive JPEG and every colour profile of a PNG is decoded anew.
+_MAX_SCANS = 100
+_MAX_PROFILES = 8
+_MAX_EXIF_BYTES = 256 * 2**10
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -28,11 +35,12 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     """Decode one JPEG, PNG or WebP into an upright RGB image.
 
     The EXIF (or XMP) orientation is applied; gray, 16-bit, palette and CMYK become RGB;
-    transparency is laid over white; of an animation the first frame is taken. The limits are
-    checked against the header, before any pixel is decoded.
+    transparency is laid over white (but for a single transparent colour in 16-bit images); of an
+    animation the first frame is taken. The limits are checked against the header, before any pixel
+    is decoded; decoding then takes at most some 40 bytes a pixel.
 
     Raises:
-        ImageTooLarge: over `limits`.
+        ImageTooLarge: over `limits`, or longer than 100 times its width.
         UnsupportedImageFormat: none of the allowed formats.
         BrokenImage: truncated or damaged.
     """
@@ -48,7 +56,19 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
             f"The image has {image.width} x {image.height} pixels; at most "
             f"{limits.max_pixels:,} are taken. Scale it down."
         )
+    if max(image.size) > _MAX_ASPECT * min(image.size):
+        raise ImageTooLarge(
+            f"The image has {image.width} x {image.height} pixels, more than {_MAX_ASPECT} to 1. "
+            "Cut it."
+        )
+    if data.count(b"\xff\xda") > _MAX_SCANS or data.count(b"iCCP") > _MAX_PROFILES:
+        raise BrokenImage(
+            "The image has more scans or colour profiles than any camera writes. Re-encode it."
+        )
     try:
+        image.load()
+        if len(image.info.get("exif", b"")) > _MAX_EXIF_BYTES:
+            raise ValueError(f"more than {_MAX_EXIF_BYTES:,} bytes of EXIF")
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:
         raise BrokenImage(
@@ -74,11 +94,12 @@ def _open(data: bytes) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips 16-bit gray on conversion; its high byte is the 8-bit picture.
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         foreground = image.convert("RGBA")
-        white = Image.new("RGBA", foreground.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, foreground).convert("RGB")
+        white = Image.new("RGB", foreground.size, (255, 255, 255))
+        white.paste(foreground, mask=foreground.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 

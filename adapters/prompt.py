@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.errors import InvalidSpec
+from adapters.errors import InvalidSpec, first_error
 from adapters.manifest import (
     Activation,
     Architecture,
@@ -71,8 +72,8 @@ def prompt_spec(
             beta=beta,
             class_token=class_token,
         )
-    except ValueError as error:
-        raise InvalidSpec(f"The prompt configuration is not valid: {error}") from error
+    except ValidationError as error:
+        raise InvalidSpec(f"The prompt configuration is not valid. {first_error(error)}") from error
     check_spec(spec, architecture)
     return spec
 
@@ -85,7 +86,7 @@ def _placements(architecture: Architecture, sites: str, blocks: int) -> tuple[Pl
     elif sites in ("F1", "F5", "L1", "L5", "U5"):
         names, blocks = _table_10(architecture, sites, blocks)
     else:
-        names = tuple(sites.split(","))
+        names = tuple(name.strip() for name in sites.split(","))
     return tuple(Placement(site=name, blocks=blocks) for name in names)
 
 
@@ -161,11 +162,9 @@ class PromptBlock(nn.Module):
         self.conv3 = nn.Conv2d(channels, channels, 1, groups=spec.groups)
         self.bn3 = nn.BatchNorm2d(channels)
         self._activation = ACTIVATIONS[spec.activation]
-        beta = torch.tensor(1.0 if spec.beta is None else spec.beta)
-        if spec.beta is None:
-            self.beta = nn.Parameter(beta)
-        else:
-            self.register_buffer("beta", beta, persistent=False)
+        self.beta: Tensor | float = (
+            nn.Parameter(torch.tensor(1.0)) if spec.beta is None else spec.beta
+        )
         # The block starts as the identity: f = 0, and the gradient reaches this scale at once.
         nn.init.zeros_(self.bn3.weight)
 
@@ -191,7 +190,7 @@ class PromptBlock(nn.Module):
         conv1_weight, conv1_bias = _fold_norm(self.conv1, self.bn1)
         conv2_weight, conv2_bias = _fold_norm(self.conv2, self.bn2)
         conv3_weight, conv3_bias = _fold_norm(self.conv3, self.bn3)
-        beta = self.beta.detach().double()
+        beta = torch.as_tensor(self.beta).detach().double()
         return FoldedPrompt(
             conv1_weight.float(),
             conv1_bias.float(),

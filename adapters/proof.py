@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from adapters.errors import ProofFailed, ProofInsensitive
-from adapters.manifest import GoldenProof, Preprocessing
+from adapters.manifest import GoldenInputs, GoldenProof, Preprocessing, Tolerance
 from adapters.model import AdapterModel
 from adapters.preprocess import EvalTransform, decode, normalize
 from adapters.prompt import FoldedPrompt
@@ -36,7 +36,7 @@ _HEADROOM = 2.0
 _FLOOR = 1e-4
 
 
-def golden_images(proof: GoldenProof) -> list[NDArray[np.uint8]]:
+def golden_images(inputs: GoldenInputs) -> list[NDArray[np.uint8]]:
     """The golden inputs as RGB pictures [height, width, 3].
 
     Coloured tiles with fine noise under a strong tint, made by integer arithmetic from a SHAKE-256
@@ -44,8 +44,8 @@ def golden_images(proof: GoldenProof) -> list[NDArray[np.uint8]]:
     order of the channels matter: orange, blue, orange, ...
     """
     return [
-        _tiles(f"protuning golden 1 {proof.seed} {index}", height, width, _TINTS[index % 2])
-        for index, (height, width) in enumerate(proof.sizes)
+        _tiles(f"protuning golden 1 {inputs.seed} {index}", height, width, _TINTS[index % 2])
+        for index, (height, width) in enumerate(inputs.sizes)
     ]
 
 
@@ -62,10 +62,10 @@ def _tiles(name: str, height: int, width: int, tint: tuple[int, int, int]) -> ND
     return (colours[tile_of_row][:, tile_of_column] >> 1) + noise + np.array(tint, np.uint8)
 
 
-def golden_batch(proof: GoldenProof, preprocessing: Preprocessing) -> Tensor:
+def golden_batch(inputs: GoldenInputs, preprocessing: Preprocessing) -> Tensor:
     """The golden inputs through the real decoder and transform: uint8 [n, H, W, 3]."""
     transform = EvalTransform(preprocessing)
-    pictures = (transform(decode(_png(image))) for image in golden_images(proof))
+    pictures = (transform(decode(_png(image))) for image in golden_images(inputs))
     return torch.from_numpy(np.stack([*pictures]))
 
 
@@ -81,13 +81,11 @@ def check_logits(proof: GoldenProof, golden: Tensor, logits: Tensor, dtype: Dtyp
     Raises:
         ProofFailed: they lie further apart than the dtype's tolerance, or one is no number.
     """
-    if dtype not in proof.tolerance:
-        raise ProofFailed(f"The checkpoint carries no tolerance for {dtype}. Train it again.")
-    moved = distance(golden, logits)
-    if not moved <= proof.tolerance[dtype]:  # written so that NaN fails
+    moved, allowed = distance(golden, logits), getattr(proof.tolerance, dtype)
+    if not moved <= allowed:  # written so that NaN fails
         raise ProofFailed(
             f"Replaying the golden inputs in {dtype} gave logits {moved:.3g} off; "
-            f"{proof.tolerance[dtype]:.3g} is allowed. The preprocessing, the backbone or the "
+            f"{allowed:.3g} is allowed. The preprocessing, the backbone or the "
             "engine differs from training's. Compare the library versions in the manifest, or "
             "train the adapter again here."
         )
@@ -117,8 +115,8 @@ def make_proof(model: AdapterModel) -> tuple[GoldenProof, Tensor]:
 
 def _prove(model: AdapterModel, seed: int) -> tuple[GoldenProof, Tensor]:
     preprocessing = model.backbone.spec.preprocessing
-    draft = GoldenProof(seed=seed, sizes=_sizes(preprocessing), tolerance={})
-    pixels = golden_batch(draft, preprocessing)
+    inputs = GoldenInputs(seed=seed, sizes=_sizes(preprocessing))
+    pixels = golden_batch(inputs, preprocessing)
     golden = model.predict(pixels).clone()
     floor = _FLOOR * max(1.0, golden.abs().max().item())
     tolerance: dict[DtypeName, float] = {}
@@ -128,7 +126,7 @@ def _prove(model: AdapterModel, seed: int) -> tuple[GoldenProof, Tensor]:
         tolerance[dtype] = max(floor, _HEADROOM * distance(golden, right))
         for mistake, logits in _mistakes(engine, pixels):
             _require_noticed(mistake, distance(golden, logits), dtype, tolerance[dtype])
-    return draft.model_copy(update={"tolerance": tolerance}), golden
+    return GoldenProof(**inputs.model_dump(), tolerance=Tolerance(**tolerance)), golden
 
 
 def _require_noticed(mistake: str, moved: float, dtype: str, tolerance: float) -> None:

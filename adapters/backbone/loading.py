@@ -68,6 +68,11 @@ def _from_file(name: str, path: Path) -> nn.Module:
             f"{_few('missing', missing)}; {_few('not wanted', unexpected)}. "
             "Pass the backbone that the file was saved from."
         )
+    if broken := [name for name, values in state.items() if not torch.isfinite(values).all()]:
+        raise WeightsMismatch(
+            f"{path} holds NaN or infinite values in {_few('broken', broken)}. Get the weights "
+            "again."
+        )
     model.load_state_dict(state, strict=False)
     return model
 
@@ -93,7 +98,7 @@ def _classifier_options(name: str, state: dict[str, Tensor]) -> dict[str, int]:
     with torch.device("meta"):
         prefixes = classifier_keys(create(name))
     rows = state.get(f"{prefixes[0]}weight")
-    return {"num_classes": 0 if rows is None else len(rows)}
+    return {"num_classes": len(rows) if rows is not None and rows.ndim else 0}
 
 
 def _compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> tuple[list[str], list[str]]:

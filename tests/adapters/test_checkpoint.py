@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,28 @@ def test_round_trip_gives_the_same_answers(name, tmp_path):
     restored = read(path).model(model.backbone)
     size = model.backbone.spec.preprocessing
     images_BHWC = makers.pixels(2, size.height, size.width)
+    assert torch.equal(restored.predict(images_BHWC), model.predict(images_BHWC))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_resnet", {"beta": 0.5}),
+        ("test_resnet", {"blocks": 2, "kernel_size": 3, "groups": 1, "activation": "gelu"}),
+        ("test_resnet", {"sites": "stage2,stage4", "se_reduction": 2, "activation": "hardswish"}),
+        ("test_resnet", {"sites": "none"}),
+        ("test_vit", {"sites": "F5", "activation": "silu"}),
+        ("test_vit", {"sites": "embed", "class_token": "none"}),
+    ],
+)
+def test_every_configuration_survives(name, options):
+    """Constant betas, several blocks, other sites and activations: the same answers again."""
+    model = makers.model(name, **options)
+    provenance = Provenance(method="pro-tuning")
+    checkpoint = make_checkpoint(model, makers.labels(4), provenance)
+    size = model.backbone.spec.preprocessing
+    images_BHWC = makers.pixels(2, size.height, size.width)
+    restored = parse(checkpoint.data).model(model.backbone)
     assert torch.equal(restored.predict(images_BHWC), model.predict(images_BHWC))
 
 
@@ -144,9 +167,12 @@ def test_paths_that_are_no_files_are_refused(tmp_path):
     """Nothing, a directory, a named pipe and a device each end in CheckpointNotFound."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for path in (tmp_path / "none", tmp_path, pipe, makers.NULL_DEVICE):
+    handles = Path("/proc/self/fd")
+    before = len([*handles.iterdir()])
+    for path in (tmp_path / "none", tmp_path, pipe, makers.NULL_DEVICE, Path("a\0b")):
         with pytest.raises(CheckpointNotFound):
             read(path)
+    assert len([*handles.iterdir()]) == before
 
 
 def test_a_larger_file_than_allowed_is_not_read_whole(tmp_path):
@@ -155,6 +181,20 @@ def test_a_larger_file_than_allowed_is_not_read_whole(tmp_path):
     path.write_bytes(makers.checkpoint().data)
     with pytest.raises(CheckpointTooLarge, match="at most 1,000"):
         read(path, ContainerLimits(max_bytes=1_000))
+
+
+def test_inspect_shows_markup_as_it_is(tmp_path):
+    """Labels and file names that look like the terminal's markup are shown, not obeyed."""
+    from typer.testing import CliRunner
+
+    from adapters.cli import app
+
+    names = ("[/x]", "[red]cat", "[link=http://example.org]b[/link]", "d")
+    path = tmp_path / "a[bold]b.safetensors"
+    write(path, make_checkpoint(makers.model(), names, Provenance(method="pro-tuning")))
+    shown = CliRunner().invoke(app, ["inspect", str(path)])
+    assert shown.exit_code == 0
+    assert "[red]cat" in shown.stdout.replace("\n", "")
 
 
 def test_inspect_shows_a_checkpoint(tmp_path):

@@ -354,13 +354,14 @@ def huge_channels(header, content, tensors):
 def most_that_the_bounds_allow(header, content, tensors):
     """The largest adapter that a manifest may describe is described without being built."""
     sites = [
-        {"name": f"s{number}", "channels": 16_384, "height": 1, "width": 1} for number in range(64)
+        {"name": f"stage{number}", "channels": 16_384, "height": 1, "width": 1}
+        for number in range(64)
     ]
     content["content"]["backbone"]["sites"] = sites
     content["content"]["backbone"]["stage_sites"] = [site["name"] for site in sites]
     content["content"]["prompt"]["groups"] = 1
     content["content"]["prompt"]["placements"] = [
-        {"site": site["name"], "blocks": 8} for site in sites
+        {"site": site["name"], "blocks": 1} for site in sites
     ]
     return header, content, tensors
 
@@ -376,6 +377,34 @@ def other_feature_width(header, content, tensors):
 def infinite_tolerance(header, content, tensors):
     """A proof that would let everything pass."""
     content["content"]["proof"]["tolerance"]["float32"] = float("inf")
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
+def wide_tolerance(header, content, tensors):
+    """A finite tolerance that would let everything pass as well."""
+    content["content"]["proof"]["tolerance"]["float32"] = 1e30
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
+def no_tolerance(header, content, tensors):
+    """A proof without a tolerance proves nothing."""
+    content["content"]["proof"]["tolerance"] = {}
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
+def stage_sites_that_are_not_there(header, content, tensors):
+    """The default sites must be sites."""
+    content["content"]["backbone"]["stage_sites"] = ["stage7"]
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
+def infinity_in_the_provenance(header, content, tensors):
+    """JSON has no infinity, wherever it stands."""
+    content["content"]["provenance"]["config"] = {"a": [float("inf")]}
     return header, content, tensors
 
 
@@ -414,6 +443,60 @@ def test_a_checkpoint_of_another_backbone_is_refused(data):
     forged = parse(_join(header, content, tensors))
     with pytest.raises(WrongBackbone):
         forged.model(makers.backbone("test_resnet"))
+
+
+@pytest.mark.parametrize(
+    ("field", "item"), [("labels", "1,"), ("sites", "{},"), ("stage_sites", "1,"), ("sizes", "1,")]
+)
+def test_a_million_wrong_items_cost_one_error(data, field, item):
+    """Errors are not collected: the first one ends it, in little memory."""
+    header, content, tensors = _split(data)
+    text = json.dumps(content, separators=(",", ":")).replace(
+        f'"{field}":[', f'"{field}":[{item * (900_000 // len(item))}', 1
+    )
+    body = json.dumps({"__metadata__": {"protuning": text}, **header}, separators=(",", ":"))
+    tracemalloc.start()
+    with pytest.raises(InvalidManifest) as caught:
+        parse(sign(struct.pack("<Q", len(body)) + body.encode() + tensors))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200_000_000
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_million_wrong_entries_cost_one_error(data):
+    """The same for the header's own entries, and for names in the manifest."""
+    _, content, tensors = _split(data)
+    text = json.dumps(content, separators=(",", ":"))
+    entries = {str(number): {} for number in range(80_000)}
+    body = json.dumps({"__metadata__": {"protuning": text}, **entries}, separators=(",", ":"))
+    with pytest.raises(InvalidHeader):
+        parse(sign(struct.pack("<Q", len(body)) + body.encode() + tensors))
+    content["content"]["provenance"]["metrics"] = {str(n): 1.0 for n in range(300)}
+    with pytest.raises(InvalidManifest, match="256 names"):
+        parse(_join(*_split(data)[:1], content, tensors))
+
+
+@pytest.mark.parametrize(
+    "name", ["keys", "pop", "forward", "training", "stage", "embed2", "x" * 99]
+)
+def test_site_names_are_names_of_sites(data, name):
+    """A site cannot take the name of something that modules have already."""
+    header, content, tensors = _split(data)
+    text = json.dumps(content).replace("stage1", name)
+    renamed = {entry.replace("stage1", name): value for entry, value in header.items()}
+    with pytest.raises(InvalidManifest):
+        parse(_join(renamed, json.loads(text), tensors))
+
+
+def test_messages_cut_what_the_file_says(data):
+    """A name of a million characters, or with control characters, does not reach a terminal."""
+    header, content, tensors = _split(data)
+    header["head.bias"]["dtype"] = "\x1b[31m" + "A" * 500_000
+    with pytest.raises(WrongTensorDtype) as caught:
+        parse(_join(header, content, tensors))
+    assert len(str(caught.value)) < 300
+    assert "\x1b" not in str(caught.value)
 
 
 def _torch_save(legacy: bool) -> bytes:

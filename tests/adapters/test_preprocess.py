@@ -118,6 +118,22 @@ def test_too_many_pixels_are_refused_from_the_header():
         decode(_png_header(9_000, 9_000))
 
 
+@pytest.mark.parametrize("size", [(2, 201), (20_000, 2), (1, 1_000_000)])
+def test_slivers_are_refused(size):
+    """A long thin image would grow by the factor that its short side needs."""
+    with pytest.raises(ImageTooLarge, match="to 1"):
+        decode(makers.encode(Image.new("L", size)))
+
+
+def test_scan_bombs_are_refused():
+    """A progressive JPEG that repeats a scan a thousand times is not decoded a thousand times."""
+    data = makers.encode(makers.picture(), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    scan = data[start:-2]
+    with pytest.raises(BrokenImage, match="scans"):
+        decode(data[:-2] + scan * 1_000 + data[-2:])
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [12_000, 50_000])
 def test_decompression_bombs_are_too_large(side):

@@ -5,10 +5,11 @@ import hashlib
 import pytest
 import torch
 
+from adapters import proof as proof_module
 from adapters.checkpoint import make_checkpoint
 from adapters.errors import ProofFailed, ProofInsensitive
 from adapters.head import head_spec
-from adapters.manifest import GoldenProof, Provenance
+from adapters.manifest import GoldenInputs, Provenance
 from adapters.model import Adapter, AdapterModel
 from adapters.preprocess import normalize
 from adapters.prompt import prompt_spec
@@ -18,7 +19,7 @@ from tests import makers
 
 def test_golden_images_never_change():
     """The byte stream is pinned: another release that drew other images would break every proof."""
-    proof = GoldenProof(seed=3, sizes=((33, 20), (7, 50)), tolerance={})
+    proof = GoldenInputs(seed=3, sizes=((33, 20), (7, 50)))
     images = golden_images(proof)
     assert [image.shape for image in images] == [(33, 20, 3), (7, 50, 3)]
     digest = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
@@ -32,6 +33,14 @@ def test_golden_images_are_not_of_the_backbones_size():
     for height, width in checkpoint.manifest.proof.sizes:
         assert height != size.height
         assert width != size.width
+
+
+@pytest.mark.parametrize("side", [1, 160, 224, 600, 896, 4096])
+def test_every_input_size_has_golden_images(side):
+    """The proof's own bounds allow the images of any backbone that the manifest allows."""
+    preprocessing = makers.backbone("test_resnet").spec.preprocessing
+    sized = preprocessing.model_copy(update={"height": side, "width": side})
+    GoldenInputs(seed=0, sizes=proof_module._sizes(sized))
 
 
 @pytest.mark.parametrize("name", makers.SMALL_BACKBONES.values())
@@ -102,11 +111,3 @@ def test_an_adapter_whose_prompts_do_nothing_is_not_written():
             makers.labels(3),
             Provenance(method="pro-tuning"),
         )
-
-
-def test_a_missing_tolerance_is_an_error():
-    """A dtype that training did not measure is never waved through."""
-    proof = GoldenProof(seed=0, sizes=((8, 8),), tolerance={"float32": 1.0})
-    logits = torch.zeros(1, 2)
-    with pytest.raises(ProofFailed, match="no tolerance for bfloat16"):
-        check_logits(proof, logits, logits, "bfloat16")
