@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 import adapters.cli
+import service.cli
 import training.cli
 from adapters.errors import AdapterError
+from service.errors import ServiceError
 from training.errors import TrainingError
 
 app = typer.Typer(
@@ -18,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(adapters.cli.app)
 app.add_typer(training.cli.app)
+app.add_typer(service.cli.app)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  typer's callback signature
@@ -40,7 +43,7 @@ def main() -> None:
     """Run the command line: 0 done, 2 refused with a message, 130 stopped by Ctrl-C."""
     try:
         app()
-    except (AdapterError, TrainingError) as error:
+    except (AdapterError, TrainingError, ServiceError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,0 +1,198 @@
+"""The composition root: a server's parts, made from its settings and taken down in order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+from adapters.backbone import load_backbone
+from adapters.checkpoint import Checkpoint, check_backbone, parse
+from adapters.container import ContainerLimits, digest_of
+from adapters.manifest import BackboneSpec
+from adapters.preprocess import ImageLimits
+from adapters.store.blobs import BlobStore
+from adapters.store.index import Index
+from adapters.store.opening import open_index
+from adapters.store.registry import Registry
+from service import logs
+from service.admission import Admission
+from service.batching.dispatcher import Dispatcher
+from service.batching.queue import BatchQueue
+from service.cache.adapter_cache import AdapterCache
+from service.cache.device_tier import DeviceTier
+from service.cache.host_tier import HostTier
+from service.cache.resolver import Resolver
+from service.cache.watcher import Watcher
+from service.engines.torch_engine import TorchEngine
+from service.http.app import create_app
+from service.http.drain import Drain
+from service.http.middleware import BodyLimits
+from service.http.server import DrainingServer
+from service.http.services import RequestLimits, Services
+from service.images import ImageReader
+from service.manage import Manager
+from service.metrics import PrometheusMetrics
+from service.predict import Predictor
+from service.proving import Prover
+from service.settings import GIBIBYTE, Settings
+from service.types import BatchLimits
+
+KNOWN_TASKS = 100_000
+# What is left to do once every request has its answer.
+CLOSING_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal, then let what is in flight finish.
+
+    Raises:
+        AdapterError: the backbone, its weights or the store cannot be had.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    async with open_services(settings) as services:
+        server = DrainingServer(
+            create_app(services),
+            services.drain,
+            host=settings.host,
+            port=settings.port,
+            timeout=settings.shutdown_timeout,
+        )
+        await server.serve()
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything behind the routes, running until the context ends.
+
+    Raises:
+        AdapterError: the backbone, its weights or the store cannot be had.
+    """
+    engine = await asyncio.to_thread(_engine, settings)
+    index = await asyncio.to_thread(open_index, settings.index)
+    images = ImageReader(
+        engine.spec.preprocessing,
+        ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        decoders=settings.decoders,
+        max_waiting=settings.queue_images,
+    )
+    with ThreadPoolExecutor(settings.loaders, thread_name_prefix="load") as pool:
+        core = _core(settings, engine, index, pool)
+        watching = asyncio.create_task(core.watcher.run())
+        try:
+            yield _services(settings, core, index, images)
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await core.dispatcher.close(CLOSING_SECONDS)
+            await core.cache.close(CLOSING_SECONDS)
+            images.close()
+            await index.close()
+
+
+def _engine(settings: Settings) -> TorchEngine:
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("loading_backbone", backbone=settings.backbone, device=device, dtype=settings.dtype)
+    engine = TorchEngine(
+        load_backbone(settings.backbone, settings.weights),
+        capacity_bytes=settings.adapter_memory_bytes,
+        dtype=settings.dtype,
+        device=device,
+        compile_stages=settings.compile,
+    )
+    engine.warm_up((1, settings.batch_images))
+    return engine
+
+
+@dataclass(frozen=True)
+class _Core:
+    """What stands between the routes and the engine."""
+
+    dispatcher: Dispatcher
+    cache: AdapterCache
+    watcher: Watcher
+    predictor: Predictor
+    manager: Manager
+    metrics: PrometheusMetrics
+    fingerprint: str
+
+
+def _core(settings: Settings, engine: TorchEngine, index: Index, pool: Executor) -> _Core:
+    metrics = PrometheusMetrics()
+    registry = _registry(settings, engine.spec, index)
+    limits = BatchLimits(settings.batch_images, window=settings.batch_window_ms / 1_000)
+    dispatcher = Dispatcher(engine, BatchQueue(settings.queue_images, limits), metrics)
+    cache = AdapterCache(
+        HostTier(
+            registry,
+            engine.spec,
+            pool,
+            capacity=_host_cache_bytes(settings, engine.device),
+            metrics=metrics,
+        ),
+        DeviceTier(engine, pool, patience=settings.load_patience, metrics=metrics),
+        Prover(engine, dispatcher, index, metrics=metrics),
+        loaders=settings.loaders,
+        hold_off=settings.load_hold_off,
+        metrics=metrics,
+    )
+    fingerprint = engine.spec.fingerprint
+    resolver = Resolver(index, fingerprint, capacity=KNOWN_TASKS)
+    manager = Manager(registry, index, cache, resolver, fingerprint)
+    admission = Admission(settings.requests_in_flight)
+    return _Core(
+        dispatcher,
+        cache,
+        Watcher(index, resolver, manager.prove_pending, period=settings.watch_period),
+        Predictor(resolver, cache, dispatcher, admission, metrics),
+        manager,
+        metrics,
+        fingerprint,
+    )
+
+
+def _registry(settings: Settings, spec: BackboneSpec, index: Index) -> Registry:
+    limits = ContainerLimits()
+
+    def verify(data: bytes) -> Checkpoint:
+        checkpoint = parse(data, limits)
+        check_backbone(checkpoint.manifest, spec)
+        return checkpoint
+
+    blobs = BlobStore(settings.store, digest_of)
+    return Registry(blobs, index, verify, max_bytes=limits.max_bytes)
+
+
+def _host_cache_bytes(settings: Settings, device: str) -> int:
+    if settings.host_cache_bytes is not None:
+        return settings.host_cache_bytes
+    # On a CPU the engine's memory is the host's: a second copy would serve nobody.
+    return 0 if device == "cpu" else GIBIBYTE
+
+
+def _services(settings: Settings, core: _Core, index: Index, images: ImageReader) -> Services:
+    body = BodyLimits(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
+    return Services(
+        predictor=core.predictor,
+        manager=core.manager,
+        images=images,
+        metrics=core.metrics,
+        drain=Drain(),
+        check=index.last_change,
+        limits=RequestLimits(
+            body, settings.max_images, settings.timeout_ms, settings.max_timeout_ms
+        ),
+        fingerprint=core.fingerprint,
+    )

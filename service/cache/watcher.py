@@ -1,0 +1,75 @@
+"""What others do to the store, noticed: a periodic read that repairs whatever was missed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from adapters.store.index import Index
+from service.cache.resolver import Resolver
+
+CHANGES_PER_READ = 1_000
+
+log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """Keeps the resolver honest and has pending versions proved.
+
+    Args:
+        index: Where others write too.
+        resolver: Is told which tasks have changed.
+        prove_pending: Proves what waits to be proved (`Manager.prove_pending`). It may take long,
+            so changes are read meanwhile.
+        period: Seconds between two reads.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        resolver: Resolver,
+        prove_pending: Callable[[], Awaitable[None]],
+        *,
+        period: float,
+    ) -> None:
+        self._index = index
+        self._resolver = resolver
+        self._prove_pending = prove_pending
+        self._period = period
+        self._seen: int | None = None
+
+    async def run(self) -> None:
+        """Watch until cancelled. A read that fails is logged, and made up for by the next one."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self.read_changes))
+            group.create_task(self._repeat(self._prove_pending))
+
+    async def read_changes(self) -> None:
+        """Have the resolver forget every task that has changed since the last call.
+
+        Raises:
+            StoreError: the index cannot be read.
+        """
+        while self._seen is not None:
+            changes = await self._index.changes(self._seen, limit=CHANGES_PER_READ)
+            if not changes:
+                break
+            if changes[0].sequence != self._seen + 1:
+                self._seen = None
+                break
+            for change in changes:
+                self._resolver.forget(change.key)
+            self._seen = changes[-1].sequence
+        # At first, after a gap, and where the index was restored from a backup: all may be new.
+        newest = await self._index.last_change()
+        if self._seen is None or newest < self._seen:
+            self._resolver.forget_all()
+            self._seen = newest
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+            except Exception as error:
+                log.warning("watching_failed", exc_info=error)
+            await asyncio.sleep(self._period)

@@ -1,0 +1,203 @@
+"""What the clients can ask of a server: each request, and how its answer is read.
+
+ClientError
+├── Refused         the server answered with a problem; `kind` is stable
+├── Unreachable     no answer came
+└── StrangeAnswer   an answer came that no protuning server gives
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from service.errors import ServiceError
+from service.http.schemas import (
+    Activation,
+    ManyPredictions,
+    Page,
+    Prediction,
+    ProblemDocument,
+    Task,
+    Version,
+)
+
+LONGEST_RETRY_AFTER = 60.0
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+Image = bytes | Path
+
+
+class ClientError(ServiceError):
+    """The server did not do what was asked."""
+
+
+class Refused(ClientError):
+    """The server answered with a problem.
+
+    Args:
+        problem: What it said.
+        retry_after: Seconds after which it is worth trying again, None where it did not say.
+    """
+
+    def __init__(self, problem: ProblemDocument, retry_after: float | None) -> None:
+        super().__init__(f"{problem.detail} (status {problem.status}, {problem.request_id})")
+        self.problem = problem
+        self.retry_after = retry_after
+
+    @property
+    def kind(self) -> str:
+        """The stable end of the problem's type, such as "unknown-task"."""
+        return self.problem.type.rpartition(":")[2]
+
+
+class Unreachable(ClientError):
+    """No answer came."""
+
+
+class StrangeAnswer(ClientError):
+    """An answer came that no protuning server gives."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and how its answer is read."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: dict[str, Any] = field(default_factory=dict)
+    files: list[tuple[str, Any]] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of httpx's `request`."""
+        params = {name: value for name, value in self.params.items() if value is not None}
+        return {"method": self.method, "url": self.path, "params": params, "files": self.files}
+
+    def result(self, response: httpx.Response) -> T:
+        """What the answer says.
+
+        Raises:
+            Refused: it is a problem.
+            StrangeAnswer: it is something else than was asked for.
+        """
+        try:
+            if response.is_success:
+                return self.read(response)
+            problem = ProblemDocument.model_validate_json(response.content)
+        except ValidationError as error:
+            raise StrangeAnswer(
+                f"{response.url} answered with status {response.status_code}, but not as protuning "
+                "does. Check that the URL is that of a protuning server of this release."
+            ) from error
+        raise Refused(problem, _retry_after(response))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds, which the header gives as such or as a date; never longer than a minute."""
+    text = response.headers.get("Retry-After", "")
+    try:
+        seconds = (
+            float(text)
+            if text.isdigit()
+            else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        )
+    except (TypeError, ValueError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _model(model: type[Model]) -> Callable[[httpx.Response], Model]:
+    return lambda response: model.model_validate_json(response.content)
+
+
+def _content(response: httpx.Response) -> bytes:
+    return response.content
+
+
+def _nothing(_response: httpx.Response) -> None:
+    return None
+
+
+def _at(*parts: object) -> str:
+    return "/" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+def _image_files(images: Sequence[Image]) -> list[tuple[str, Any]]:
+    return [
+        ("images", ("image", image.read_bytes() if isinstance(image, Path) else image))
+        for image in images
+    ]
+
+
+def predict(
+    task: str,
+    images: Sequence[Image],
+    *,
+    top_k: int | None = None,
+    version: int | None = None,
+    timeout_ms: int | None = None,
+) -> Call[Prediction]:
+    """What a task sees in each of some JPEG, PNG or WebP files."""
+    params = {"top_k": top_k, "version": version, "timeout_ms": timeout_ms}
+    path = _at("tasks", task, "predict")
+    return Call("POST", path, _model(Prediction), params, _image_files(images))
+
+
+def predict_many(
+    tasks: Sequence[str],
+    images: Sequence[Image],
+    *,
+    top_k: int | None = None,
+    timeout_ms: int | None = None,
+) -> Call[ManyPredictions]:
+    """What each of several tasks sees in the same images."""
+    params = {"tasks": ",".join(tasks), "top_k": top_k, "timeout_ms": timeout_ms}
+    return Call("POST", "/predict", _model(ManyPredictions), params, _image_files(images))
+
+
+def register(task: str, checkpoint: Image) -> Call[Version]:
+    """Register a checkpoint as a version of a task; it is proved and active afterwards."""
+    data = checkpoint.read_bytes() if isinstance(checkpoint, Path) else checkpoint
+    files = [("task_id", (None, task)), ("checkpoint", ("adapter.safetensors", data))]
+    return Call("POST", "/tasks", _model(Version), files=files)
+
+
+def tasks(*, limit: int | None = None, cursor: str | None = None) -> Call[Page[Task]]:
+    """A page of the registered tasks, by name."""
+    return Call("GET", "/tasks", _model(Page[Task]), {"limit": limit, "cursor": cursor})
+
+
+def task(task: str) -> Call[Task]:
+    """One task."""
+    return Call("GET", _at("tasks", task), _model(Task))
+
+
+def versions(
+    task: str, *, limit: int | None = None, cursor: str | None = None
+) -> Call[Page[Version]]:
+    """A page of a task's versions, by number."""
+    params = {"limit": limit, "cursor": cursor}
+    return Call("GET", _at("tasks", task, "versions"), _model(Page[Version]), params)
+
+
+def checkpoint(task: str, version: int) -> Call[bytes]:
+    """A version's checkpoint, as it was registered."""
+    return Call("GET", _at("tasks", task, "versions", version, "checkpoint"), _content)
+
+
+def rollback(task: str) -> Call[Activation]:
+    """Make the version that was active before the active one again."""
+    return Call("POST", _at("tasks", task, "rollback"), _model(Activation))
+
+
+def delete(task: str) -> Call[None]:
+    """Delete a task with all its versions."""
+    return Call("DELETE", _at("tasks", task), _nothing)

@@ -1,0 +1,151 @@
+"""The service from Python: `Client` and `AsyncClient`, whose operations are written once."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+
+import httpx
+import stamina
+
+from service import calls
+from service.calls import Call, Refused, Unreachable
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+RETRY_STATUSES = (429, 503)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Operation(Generic[P, T]):
+    """A method of both clients: what it returns, `AsyncClient` gives to whoever awaits it."""
+
+    def __init__(self, build: Callable[P, Call[T]]) -> None:
+        self._build = build
+
+    @overload
+    def __get__(self, client: "Client", owner: object) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: object) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, client: "Client | AsyncClient", owner: object) -> Callable[P, Any]:
+        @wraps(self._build)
+        def method(*arguments: P.args, **options: P.kwargs) -> Any:  # noqa: ANN401  see overloads
+            return client.send(self._build(*arguments, **options))
+
+        return method
+
+
+class _Operations:
+    """What can be asked of a server.
+
+    Any operation can raise ClientError: Refused where the server says no, for 429 and 503 only
+    after having tried again when the server said to; Unreachable and StrangeAnswer.
+    """
+
+    predict = _Operation(calls.predict)
+    predict_many = _Operation(calls.predict_many)
+    register = _Operation(calls.register)
+    tasks = _Operation(calls.tasks)
+    task = _Operation(calls.task)
+    versions = _Operation(calls.versions)
+    checkpoint = _Operation(calls.checkpoint)
+    rollback = _Operation(calls.rollback)
+    delete = _Operation(calls.delete)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a client tries.
+
+    Args:
+        request_seconds: For one attempt.
+        attempts: At most so many.
+        total_seconds: For all attempts and the waiting between them.
+    """
+
+    request_seconds: float = 60.0
+    attempts: int = 10
+    total_seconds: float = 120.0
+
+
+@contextmanager
+def _transport_errors(url: httpx.URL) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(
+            f"{url} gave no answer ({type(error).__name__}: {error}). Check that the server runs "
+            "and that the URL is right, or be more patient."
+        ) from error
+
+
+def _backoff(error: Exception) -> bool | float:
+    """Whether to try again, and after how many seconds where the server has said so."""
+    if isinstance(error, Refused) and error.problem.status in RETRY_STATUSES:
+        return True if error.retry_after is None else error.retry_after
+    # Nothing has been sent yet.
+    return isinstance(error.__cause__, httpx.ConnectError)
+
+
+class Client(_Operations):
+    """A server, asked synchronously. Use it in a `with` statement, from any number of threads."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        patience: Patience = Patience(),
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._patience = patience
+        self._http = httpx.Client(
+            base_url=url, timeout=patience.request_seconds, transport=transport
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._http.close()
+
+    def send(self, call: Call[T]) -> T:
+        """Ask, again and again if need be, and return the answer."""
+        for attempt in stamina.retry_context(
+            _backoff, self._patience.attempts, self._patience.total_seconds
+        ):
+            with attempt, _transport_errors(self._http.base_url):
+                answer = call.result(self._http.request(**call.options()))
+        return answer
+
+
+class AsyncClient(_Operations):
+    """A server, asked asynchronously. Use it in an `async with` statement."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        patience: Patience = Patience(),
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._patience = patience
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=patience.request_seconds, transport=transport
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._http.aclose()
+
+    async def send(self, call: Call[T]) -> T:
+        """Ask, again and again if need be, and return the answer."""
+        async for attempt in stamina.retry_context(
+            _backoff, self._patience.attempts, self._patience.total_seconds
+        ):
+            with attempt, _transport_errors(self._http.base_url):
+                answer = call.result(await self._http.request(**call.options()))
+        return answer

@@ -1,0 +1,1 @@
+"""The service over HTTP: routes, schemas, errors, limits, and the page."""

@@ -1,0 +1,29 @@
+"""The application: routes, errors and middleware around finished objects."""
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service.http import ops, page, predictions, tasks
+from service.http.middleware import BoundedRequests, RequestContext
+from service.http.problems import handle_errors
+from service.http.services import Services
+
+
+def create_app(services: Services) -> FastAPI:
+    """The service over HTTP."""
+    app = FastAPI(
+        title="protuning",
+        summary="One frozen vision backbone in memory, a thousand tasks on it.",
+        version=version("protuning"),
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for router in (predictions.router, tasks.router, ops.router, page.router):
+        app.include_router(router)
+    app.mount("/static", page.files)
+    handle_errors(app)
+    # The last one added is the outermost.
+    app.add_middleware(BoundedRequests, limits=services.limits.body)
+    app.add_middleware(RequestContext)
+    return app

@@ -1,0 +1,53 @@
+"""Which requests are in flight, and no new ones once the server is to stop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import ShuttingDown
+
+# By then a load balancer has noticed, or another server has taken the address.
+RETRY_AFTER = 2.0
+
+
+class Drain:
+    """Counts the requests in flight; once it has begun, they finish and new ones are refused."""
+
+    def __init__(self) -> None:
+        self._in_flight = 0
+        self._has_begun = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests have no answer yet."""
+        return self._in_flight
+
+    def begin(self) -> None:
+        """Refuse new requests from now on."""
+        self._has_begun = True
+
+    def check(self) -> None:
+        """Do nothing while new requests are taken.
+
+        Raises:
+            ShuttingDown: it has begun.
+        """
+        if self._has_begun:
+            raise ShuttingDown(
+                "The server is about to stop and takes no new requests. Try again: another one "
+                "may answer.",
+                retry_after=RETRY_AFTER,
+            )
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """One request, from its admission to its answer.
+
+        Raises:
+            ShuttingDown: it has begun.
+        """
+        self.check()
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1

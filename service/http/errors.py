@@ -1,0 +1,35 @@
+"""The tree of errors that a request can end in before any use case hears of it.
+
+RequestError
+├── InvalidRequest          a parameter, a field or the body's structure is wrong
+├── UnsupportedContentType  the body is of a kind that the route does not take
+├── BodyTooLarge            more bytes than the limit
+├── BodyTimeout             the body did not arrive in time
+└── QueryTooLong            the query string is over the limit
+
+Every message says what happened and how to mend it.
+"""
+
+
+class RequestError(Exception):
+    """Root of everything that is wrong with a request itself."""
+
+
+class InvalidRequest(RequestError):
+    """A parameter, a field or the body's structure is wrong."""
+
+
+class UnsupportedContentType(RequestError):
+    """The body is of a kind that the route does not take."""
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than the limit."""
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time."""
+
+
+class QueryTooLong(RequestError):
+    """The query string is over the limit."""

@@ -1,0 +1,197 @@
+"""What happens around every request: its id and log line, and the limits on what it sends."""
+
+import asyncio
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import Overloaded, ShuttingDown
+from service.http.errors import BodyTimeout, BodyTooLarge, QueryTooLong
+from service.http.problems import UNFORESEEN, problem_of
+
+REQUEST_ID = "X-Request-Id"
+MAX_QUERY_BYTES = 8_192
+RETRY_AFTER = 1.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHOWN_PATH = 256
+
+_GIVEN_UP = problem_of(
+    ShuttingDown(
+        "The server stopped before the answer was there. Try again: another one may answer.",
+        retry_after=RETRY_AFTER,
+    )
+)
+
+log = structlog.get_logger(__name__)
+
+
+class RequestContext:
+    """Gives each request an id, the client's own if it is sane, and one line in the log.
+
+    An error that nobody foresaw ends here: its traceback goes to the log, not to the client.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id)
+        started = time.monotonic()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, answer.send)
+            except Exception:
+                log.exception("request_crashed")
+                if answer.status is not None:
+                    raise
+                await UNFORESEEN.response(request_id)(scope, receive, answer.send)
+            except asyncio.CancelledError:
+                # The server's patience has ended, and so does this task with the answer.
+                if answer.status is None:
+                    await _GIVEN_UP.response(request_id)(scope, receive, answer.send)
+            finally:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"][:_SHOWN_PATH],
+                    status=answer.status,
+                    seconds=round(time.monotonic() - started, 6),
+                )
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class _Answer:
+    """An answer on its way out; `status` is None until it has begun."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
+            MutableHeaders(scope=message)[REQUEST_ID] = self._request_id
+        await self._send(message)
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What bodies may weigh.
+
+    Args:
+        max_bytes: Of one body.
+        max_buffered_bytes: Of all bodies whose requests are being worked on.
+        timeout: Seconds for a body to arrive, from when the server begins to read it.
+    """
+
+    max_bytes: int
+    max_buffered_bytes: int
+    timeout: float
+
+
+class BoundedRequests:
+    """Holds each request to its limits while it streams in: nothing is buffered to be counted."""
+
+    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+        self._app = app
+        self._limits = limits
+        self._buffered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif len(scope["query_string"]) > MAX_QUERY_BYTES:
+            error = QueryTooLong(
+                f"The query string has {len(scope['query_string']):,} bytes; at most "
+                f"{MAX_QUERY_BYTES:,} are taken. Send fewer or shorter parameters."
+            )
+            await problem_of(error).response(scope["state"]["request_id"])(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = _Body(scope, receive, self._limits)
+
+        async def receive_within_limits() -> Message:
+            message = await body.receive()
+            size = len(message.get("body", b""))
+            self._require_room(size)
+            self._buffered += size
+            body.size += size
+            return message
+
+        try:
+            await self._app(scope, receive_within_limits, send)
+        finally:
+            self._buffered -= body.size
+
+    def _require_room(self, size: int) -> None:
+        if self._buffered + size > self._limits.max_buffered_bytes:
+            raise Overloaded(
+                "The server holds as many bytes of requests as it may. Try again a little later.",
+                retry_after=RETRY_AFTER,
+            )
+
+
+class _Body:
+    """One body as it arrives; `size` is what the server has taken of it."""
+
+    def __init__(self, scope: Scope, receive: Receive, limits: BodyLimits) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._announced = Headers(scope=scope).get("content-length", "0")
+        self._deadline: float | None = None
+        self._is_whole = False
+        self.size = 0
+
+    async def receive(self) -> Message:
+        """The next message, at its end the client's departure.
+
+        Raises:
+            BodyTooLarge: over the limit, announced or counted.
+            BodyTimeout: the client is too slow.
+        """
+        if self._is_whole:
+            return await self._receive()
+        # The server refuses a Content-Length that is not a number, long before this.
+        self._require_size(int(self._announced))
+        message = await self._receive_in_time()
+        self._require_size(self.size + len(message.get("body", b"")))
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+    async def _receive_in_time(self) -> Message:
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + self._limits.timeout
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError as error:
+            raise BodyTimeout(
+                f"The body did not arrive within {self._limits.timeout:g} seconds. Send it "
+                "faster, or send less at once."
+            ) from error
+
+    def _require_size(self, size: int) -> None:
+        if size > self._limits.max_bytes:
+            raise BodyTooLarge(
+                f"The body has over {self._limits.max_bytes:,} bytes, the most that is taken. "
+                "Send less in one request."
+            )

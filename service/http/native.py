@@ -1,0 +1,1 @@
+"""The native routes: tasks, their versions, and predictions."""

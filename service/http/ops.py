@@ -1,0 +1,28 @@
+"""What operators and their machines ask: is it alive, is it ready, what has it measured."""
+
+from fastapi import APIRouter, Response
+
+from service.http.services import Given
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """The process answers. Where it does not, it should be started anew."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+async def ready(services: Given) -> dict[str, str]:
+    """Requests would be served; a problem says why not. Send no traffic meanwhile."""
+    services.drain.check()
+    await services.check()
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(services: Given) -> Response:
+    """The metrics in Prometheus' text form."""
+    content, media_type = services.metrics.render()
+    return Response(content, media_type=media_type)

@@ -1,0 +1,83 @@
+"""A uvicorn connection that bounds how long and how large what nobody reads may become."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+MAX_HEAD_BYTES = 64 * 1024
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes connections whose client dawdles where the application cannot see it.
+
+    That is while a request's head comes in, and while a body still comes in that was answered
+    already. The latter is read and dropped for a while, because a connection that is closed with
+    unread bytes takes the answer with it. (An idle connection is uvicorn's own business, a body
+    that is being read that of `service.http.middleware`.)
+
+    Attributes:
+        patience: Seconds for a head, and for what is left of an answered body.
+    """
+
+    patience = 10.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  uvicorn's own
+        super().__init__(*arguments, **options)
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_between_bodies = True
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Any bytes at all."""
+        if self._is_between_bodies:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._is_between_bodies or self.transport.is_closing():
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.send_400_response(f"The request's head is over {MAX_HEAD_BYTES:,} bytes.")
+        elif not self._is_answering():
+            self._expect()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole, a body may follow."""
+        self._is_between_bodies = False
+        self._stop_expecting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        super().on_message_complete()
+        self._is_between_bodies = True
+        self._head_bytes = 0
+        self._stop_expecting()
+
+    def on_response_complete(self) -> None:
+        """The answer is whole."""
+        super().on_response_complete()
+        if not self._is_between_bodies and not self._is_answering():
+            self._expect()
+
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _expect(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.patience, self.transport.close)
+
+    def _stop_expecting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,100 @@
+"""The JSON that goes over the wire, for the routes and for the client alike."""
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+# The index counts in 64 bits.
+LARGEST_VERSION = 2**63 - 1
+
+Item = TypeVar("Item")
+
+
+class Wire(BaseModel):
+    """Immutable; a client of an older release ignores the fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LabelScore(Wire):
+    """A class of a task and its probability; `index` is its row in the head."""
+
+    label: str
+    index: int
+    score: float
+
+
+class ImagePrediction(Wire):
+    """One image's likeliest classes, the likeliest first."""
+
+    labels: list[LabelScore]
+
+
+class Timing(Wire):
+    """Where the time of a prediction went, and with how many others it shared its batch."""
+
+    decode_ms: float
+    load_ms: float
+    queue_ms: float
+    compute_ms: float
+    batch_images: int
+    batch_tasks: int
+
+
+class Prediction(Wire):
+    """One task's answer: a prediction for each image, in their order."""
+
+    task: str
+    version: int
+    predictions: list[ImagePrediction]
+    timing: Timing
+
+
+class ManyPredictions(Wire):
+    """The answers of several tasks about the same images, in the order of the request."""
+
+    results: list[Prediction]
+
+
+class Task(Wire):
+    """A registered task. `active_version` is the one that is served here, if there is one."""
+
+    task: str
+    active_version: int | None
+    created_at: float
+
+
+class Version(Wire):
+    """One immutable version of a task. `size` is in bytes, times are seconds since the epoch."""
+
+    task: str
+    version: int
+    digest: str
+    state: Literal["pending", "ready", "failed"]
+    size: int
+    metadata: dict[str, JsonValue]
+    created_at: float
+
+
+class Page(Wire, Generic[Item]):
+    """A piece of a list; `next_cursor` asks for what follows it, None at its end."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Activation(Wire):
+    """Which version of a task is the active one now."""
+
+    task: str
+    version: int
+
+
+class ProblemDocument(Wire):
+    """An error (RFC 9457). `type` is stable, `detail` says how to mend it."""
+
+    type: str
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    request_id: str

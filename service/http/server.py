@@ -1,0 +1,78 @@
+"""uvicorn, stopped in two steps: no new requests first, then no server when all have answers."""
+
+import socket
+import time
+from types import FrameType
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.http.drain import Drain
+from service.http.protocol import BoundedProtocol
+
+KEEP_ALIVE_SECONDS = 5
+# For answers that are made but not read yet.
+CLOSING_SECONDS = 5
+
+log = structlog.get_logger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """Serves an application until a signal, then until its last request has an answer.
+
+    A second signal ends it at once.
+
+    Args:
+        app: What to serve.
+        drain: What counts the application's requests.
+        host: The address to listen on.
+        port: The port, 0 for a free one.
+        timeout: Seconds for requests to finish after the first signal.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain, *, host: str, port: int, timeout: float) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+        )
+        super().__init__(config)
+        self._drain = drain
+        self._timeout = timeout
+        self._leave_at: float | None = None
+
+    @property
+    def address(self) -> str:
+        """The URL that it listens on, once it has started."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop: uvicorn's own way is only taken the second time."""
+        if self._leave_at is not None:
+            super().handle_exit(sig, frame)
+            return
+        self._leave_at = time.monotonic() + self._timeout
+        self._drain.begin()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        log.info("serving", address=self.address)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to leave now."""
+        if self._leave_at is not None:
+            is_over = not self._drain.in_flight or time.monotonic() >= self._leave_at
+            self.should_exit = self.should_exit or is_over
+        return await super().on_tick(counter)

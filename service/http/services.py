@@ -1,0 +1,80 @@
+"""The finished objects that the routes work with, and what every request needs of them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.http.drain import Drain
+from service.http.middleware import BodyLimits
+from service.images import ImageReader
+from service.manage import Manager
+from service.metrics import PrometheusMetrics
+from service.predict import Predictor
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What one request may ask for.
+
+    Args:
+        body: What its body may weigh.
+        images: Most images.
+        timeout_ms: How long a prediction may take where the client says nothing.
+        max_timeout_ms: The longest a client may ask for.
+    """
+
+    body: BodyLimits
+    images: int
+    timeout_ms: int
+    max_timeout_ms: int
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything behind the routes.
+
+    Args:
+        predictor: Predicts.
+        manager: Registers, lists and deletes.
+        images: Decodes.
+        metrics: What a scrape gets.
+        drain: Knows whether the server is about to stop.
+        check: Returns while the server can do its work, and raises what is wrong otherwise.
+        limits: What one request may ask for.
+        fingerprint: Of the backbone that is served.
+    """
+
+    predictor: Predictor
+    manager: Manager
+    images: ImageReader
+    metrics: PrometheusMetrics
+    drain: Drain
+    check: Callable[[], Awaitable[object]]
+    limits: RequestLimits
+    fingerprint: str
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def _tenant() -> str:
+    """Whose tasks a request is about: there is one tenant until there are keys."""
+    return "default"
+
+
+Given = Annotated[Services, Depends(_services)]
+Tenant = Annotated[str, Depends(_tenant)]
+
+
+async def admitted(services: Given) -> AsyncIterator[None]:
+    """Count a request until it has its answer.
+
+    Raises:
+        ShuttingDown: the server takes no new ones.
+    """
+    with services.drain.request():
+        yield

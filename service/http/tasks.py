@@ -1,0 +1,190 @@
+"""The routes about tasks and their versions."""
+
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect
+
+from adapters.manifest import TaskId
+from adapters.store import index
+from service.errors import RequestCancelled
+from service.http import schemas
+from service.http.bodies import MULTIPART
+from service.http.errors import InvalidRequest, UnsupportedContentType
+from service.http.multipart import Part, read_parts
+from service.http.services import Given, Tenant, admitted
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+TASK_FIELD = "task_id"
+CHECKPOINT_FIELD = "checkpoint"
+_FIELDS = (TASK_FIELD, CHECKPOINT_FIELD)
+
+router = APIRouter(tags=["tasks"], dependencies=[Depends(admitted)])
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items of a page.")]
+TaskCursor = Annotated[TaskId | None, Query(description="The next_cursor of the page before.")]
+VersionCursor = Annotated[
+    int | None,
+    Query(ge=0, le=schemas.LARGEST_VERSION, description="The next_cursor of the page before."),
+]
+Expected = Annotated[
+    int | None,
+    Query(ge=1, le=schemas.LARGEST_VERSION, description="Refuse if another version is active."),
+]
+VersionNumber = Annotated[int, Path(ge=1, le=schemas.LARGEST_VERSION)]
+
+_TASK_ID: TypeAdapter[TaskId] = TypeAdapter(TaskId)
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "required": list(_FIELDS),
+                    "properties": {
+                        TASK_FIELD: {"type": "string"},
+                        CHECKPOINT_FIELD: {"type": "string", "format": "binary"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/tasks", status_code=status.HTTP_201_CREATED, openapi_extra=_BODY)
+async def register(
+    request: Request, response: Response, services: Given, tenant: Tenant
+) -> schemas.Version:
+    """Register a checkpoint as a version of a task: it is proved and active in the answer."""
+    fields = await _read_form(request)
+    key = index.TaskKey(tenant=tenant, task=_task_id(fields[TASK_FIELD]))
+    version = await services.manager.register(key, fields[CHECKPOINT_FIELD])
+    response.headers["Location"] = f"/tasks/{key.task}/versions/{version.version}/checkpoint"
+    return _version(version)
+
+
+@router.get("/tasks")
+async def list_tasks(
+    services: Given, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: TaskCursor = None
+) -> schemas.Page[schemas.Task]:
+    """The tasks by name."""
+    found = await services.manager.tasks(tenant, after=cursor or "", limit=limit + 1)
+    return schemas.Page(
+        items=[_task(task, services.fingerprint) for task in found[:limit]],
+        next_cursor=found[limit - 1].key.task if len(found) > limit else None,
+    )
+
+
+@router.get("/tasks/{task}")
+async def show_task(services: Given, tenant: Tenant, task: TaskId) -> schemas.Task:
+    """One task."""
+    found = await services.manager.task(index.TaskKey(tenant=tenant, task=task))
+    return _task(found, services.fingerprint)
+
+
+@router.delete("/tasks/{task}", status_code=status.HTTP_204_NO_CONTENT)
+async def delete_task(services: Given, tenant: Tenant, task: TaskId) -> None:
+    """Delete a task with all its versions. Requests in flight are still answered."""
+    await services.manager.delete(index.TaskKey(tenant=tenant, task=task))
+
+
+@router.post("/tasks/{task}/rollback")
+async def rollback(
+    services: Given, tenant: Tenant, task: TaskId, expected: Expected = None
+) -> schemas.Activation:
+    """Make the version that was active before the active one again."""
+    key = index.TaskKey(tenant=tenant, task=task)
+    ref = await services.manager.rollback(key, expected=expected)
+    return schemas.Activation(task=ref.task, version=ref.version)
+
+
+@router.get("/tasks/{task}/versions")
+async def list_versions(
+    services: Given,
+    tenant: Tenant,
+    task: TaskId,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: VersionCursor = None,
+) -> schemas.Page[schemas.Version]:
+    """A task's versions by number."""
+    key = index.TaskKey(tenant=tenant, task=task)
+    found = await services.manager.versions(key, after=cursor or 0, limit=limit + 1)
+    return schemas.Page(
+        items=[_version(version) for version in found[:limit]],
+        next_cursor=str(found[limit - 1].version) if len(found) > limit else None,
+    )
+
+
+@router.get("/tasks/{task}/versions/{version}/checkpoint", response_class=Response)
+async def download(
+    services: Given, tenant: Tenant, task: TaskId, version: VersionNumber
+) -> Response:
+    """A version's checkpoint, as it was registered."""
+    key = index.TaskKey(tenant=tenant, task=task)
+    data = await services.manager.checkpoint(key, version)
+    name = f"{task}-{version}.safetensors"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+async def _read_form(request: Request) -> dict[str, bytes]:
+    """The two fields of a registration, each of them once."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != MULTIPART:
+        raise UnsupportedContentType(
+            f"Register with {MULTIPART}: the fields {TASK_FIELD!r} and {CHECKPOINT_FIELD!r}."
+        )
+    fields: dict[str, bytes] = {}
+    try:
+        async with aclosing(read_parts(request.stream(), content_type)) as parts:
+            async for part in parts:
+                _require_wanted(part, fields)
+                fields[part.name] = bytes(part.data)
+    except ClientDisconnect as error:
+        raise RequestCancelled("The client left before its body was whole.") from error
+    if missing := [name for name in _FIELDS if name not in fields]:
+        raise InvalidRequest(f"The form lacks the field {missing[0]!r}. Send it as well.")
+    return fields
+
+
+def _require_wanted(part: Part, fields: dict[str, bytes]) -> None:
+    if part.name not in _FIELDS or part.name in fields:
+        raise InvalidRequest(
+            f"The form's field {part.name[:100]!r} is not wanted, or not twice. Send "
+            f"{TASK_FIELD!r} and {CHECKPOINT_FIELD!r}, each once."
+        )
+
+
+def _task_id(text: bytes) -> str:
+    try:
+        return _TASK_ID.validate_python(text.decode("ascii", "replace"))
+    except ValidationError as error:
+        raise InvalidRequest(
+            f"{TASK_FIELD} is not a task id: 1 to 64 of a-z, 0-9, dot, underscore and hyphen, the "
+            "first a letter or digit."
+        ) from error
+
+
+def _task(task: index.Task, fingerprint: str) -> schemas.Task:
+    return schemas.Task(
+        task=task.key.task,
+        active_version=task.active.get(fingerprint),
+        created_at=task.created_at,
+    )
+
+
+def _version(version: index.Version) -> schemas.Version:
+    return schemas.Version(
+        task=version.key.task,
+        version=version.version,
+        digest=version.digest,
+        state=version.state,
+        size=version.size,
+        metadata=version.metadata,
+        created_at=version.created_at,
+    )

@@ -1,0 +1,70 @@
+"""What the server writes about itself: one event a line, never a request's content."""
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "text"]
+
+# Fields whose values are secrets, whoever logs them.
+_SECRET = ("authorization", "api_key", "key", "token", "password", "secret", "cookie")
+_LONGEST = 2_000
+_QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access")
+
+
+def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
+    """Send the events of structlog and of the standard library to stderr, or to `stream`."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                withhold,
+                *_renderers(form),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def withhold(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace secrets and binary content, and cut what is long: a processor of structlog."""
+    for name, value in event.items():
+        if name.lower() in _SECRET:
+            event[name] = "(withheld)"
+        elif isinstance(value, bytes | bytearray | memoryview):
+            event[name] = f"({len(value):,} bytes)"
+        elif isinstance(value, str) and len(value) > _LONGEST:
+            event[name] = f"{value[:_LONGEST]}… ({len(value):,} characters)"
+    return event
+
+
+def _renderers(form: Format) -> list[structlog.typing.Processor]:
+    if form == "text":
+        return [structlog.dev.ConsoleRenderer(colors=False)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]

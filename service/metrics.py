@@ -1,0 +1,158 @@
+"""Everything that the service measures, declared once: names, labels, buckets."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from service.types import TaskKey
+
+Phase = Literal["load", "queue", "compute"]
+Tier = Literal["device", "host", "disk"]
+
+OTHER_TASKS = "other"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """What parts of the service report. This class keeps none of it."""
+
+    def request(self, task: TaskKey | None, outcome: str) -> None:
+        """A prediction has ended: "ok", or the name of its error; no task where none was found."""
+
+    def phase(self, phase: Phase, seconds: float) -> None:
+        """So long a prediction was in one phase of its way."""
+
+    def batch(self, images: int, tasks: int) -> None:
+        """A batch has run."""
+
+    def queue(self, images: int) -> None:
+        """So many images wait now."""
+
+    def resident(self, tier: Tier, tasks: int, size: int) -> None:
+        """A tier holds so many adapter versions, of `size` bytes together."""
+
+    def load(self, tier: Tier, outcome: str, seconds: float) -> None:
+        """A load from `tier` into the engine has ended: "ok", or the name of its error."""
+
+    def evicted(self, tier: Tier) -> None:
+        """A tier has dropped an adapter to make room."""
+
+    def thrash(self, tier: Tier) -> None:
+        """A tier takes an adapter back that it evicted a little while ago."""
+
+    def rejected(self, reason: str) -> None:
+        """A prediction was refused for lack of room or time."""
+
+    def proof_failed(self) -> None:
+        """An adapter's golden proof did not hold here."""
+
+
+class NullMetrics(Metrics):
+    """Keeps nothing: for tests, and where nobody scrapes."""
+
+
+class PrometheusMetrics(Metrics):
+    """Keeps everything for a Prometheus scrape.
+
+    Args:
+        task_labels: How many tasks get a label of their own, the first ones to be asked for. All
+            later ones are counted as "other", so that a scrape stays small.
+    """
+
+    def __init__(self, *, task_labels: int = 200) -> None:
+        self._registry = CollectorRegistry()
+        self._task_labels = task_labels
+        self._labelled: set[TaskKey] = set()
+        self._requests = self._counter("requests", "Predictions that ended.", "task", "outcome")
+        self._phases = self._histogram("phase_seconds", "Phases of predictions.", _SECONDS, "phase")
+        self._batch_images = self._histogram("batch_images", "Images in a batch.", _COUNTS)
+        self._batch_tasks = self._histogram("batch_tasks", "Tasks in a batch.", _COUNTS)
+        self._queue_images = self._gauge("queue_images", "Images that wait.")
+        self._tasks = self._gauge("resident_tasks", "Adapter versions in a tier.", "tier")
+        self._bytes = self._gauge("resident_bytes", "Bytes of adapters in a tier.", "tier")
+        self._loads = self._counter("loads", "Loads by where they came from.", "tier", "outcome")
+        self._load_seconds = self._histogram(
+            "load_seconds", "Loads that succeeded, by where they came from.", _SECONDS, "tier"
+        )
+        self._evictions = self._counter("evictions", "Adapters driven out of a tier.", "tier")
+        self._thrash = self._counter("thrash", "Adapters back soon after eviction.", "tier")
+        self._rejected = self._counter("rejected", "Predictions that were refused.", "reason")
+        self._proof_failures = self._counter("proof_failures", "Golden proofs that failed.")
+
+    def render(self) -> tuple[bytes, str]:
+        """The text of a scrape and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def request(self, task: TaskKey | None, outcome: str) -> None:
+        """See `Metrics`."""
+        self._requests.labels(self._task_label(task), outcome).inc()
+
+    def phase(self, phase: Phase, seconds: float) -> None:
+        """See `Metrics`."""
+        self._phases.labels(phase).observe(seconds)
+
+    def batch(self, images: int, tasks: int) -> None:
+        """See `Metrics`."""
+        self._batch_images.observe(images)
+        self._batch_tasks.observe(tasks)
+
+    def queue(self, images: int) -> None:
+        """See `Metrics`."""
+        self._queue_images.set(images)
+
+    def resident(self, tier: Tier, tasks: int, size: int) -> None:
+        """See `Metrics`."""
+        self._tasks.labels(tier).set(tasks)
+        self._bytes.labels(tier).set(size)
+
+    def load(self, tier: Tier, outcome: str, seconds: float) -> None:
+        """See `Metrics`."""
+        self._loads.labels(tier, outcome).inc()
+        if outcome == "ok":
+            self._load_seconds.labels(tier).observe(seconds)
+
+    def evicted(self, tier: Tier) -> None:
+        """See `Metrics`."""
+        self._evictions.labels(tier).inc()
+
+    def thrash(self, tier: Tier) -> None:
+        """See `Metrics`."""
+        self._thrash.labels(tier).inc()
+
+    def rejected(self, reason: str) -> None:
+        """See `Metrics`."""
+        self._rejected.labels(reason).inc()
+
+    def proof_failed(self) -> None:
+        """See `Metrics`."""
+        self._proof_failures.inc()
+
+    def _task_label(self, task: TaskKey | None) -> str:
+        if task is None:
+            return OTHER_TASKS
+        if len(self._labelled) < self._task_labels:
+            self._labelled.add(task)
+        if task not in self._labelled:
+            return OTHER_TASKS
+        # Neither part of the name can hold a slash.
+        return f"{task.tenant}/{task.task}"
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"protuning_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"protuning_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+        return Histogram(
+            f"protuning_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
+        )

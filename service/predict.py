@@ -1,0 +1,215 @@
+"""The use case of the service: images in, labels out."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adapters.manifest import AdapterRef
+from service.admission import Admission
+from service.batching.dispatcher import Answer, Dispatcher, Job
+from service.cache.adapter_cache import AdapterCache, Lease
+from service.cache.resolver import Resolver
+from service.errors import DeadlineExceeded, RetryLater, TaskNotFound, TooManyImages
+from service.metrics import Metrics
+from service.types import TaskKey
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A class of a task, and the softmax probability of it for one image."""
+
+    label: str
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time went, in milliseconds, and the company that the images had."""
+
+    load_ms: float
+    queue_ms: float
+    compute_ms: float
+    batch_images: int
+    batch_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer of one task: for each image its likeliest labels, best first."""
+
+    task: str
+    version: int
+    labels: tuple[tuple[Label, ...], ...]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What one task is asked."""
+
+    task: TaskKey
+    version: int | None
+    images: Tensor
+    deadline: float
+    top_k: int
+    priority: int
+
+
+class Predictor:
+    """Runs images through tasks.
+
+    Args:
+        resolver: From names to versions.
+        cache: From versions to slots.
+        dispatcher: From slots to logits.
+        admission: How many predictions may be under way.
+        metrics: Told of every prediction.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        cache: AdapterCache,
+        dispatcher: Dispatcher,
+        admission: Admission,
+        metrics: Metrics,
+    ) -> None:
+        self._resolver = resolver
+        self._cache = cache
+        self._dispatcher = dispatcher
+        self._admission = admission
+        self._metrics = metrics
+
+    async def predict(
+        self,
+        tenant: str,
+        task: str,
+        images: NDArray[np.uint8],
+        *,
+        deadline: float,
+        version: int | None = None,
+        top_k: int = 5,
+        priority: int = 0,
+    ) -> Prediction:
+        """Run uint8 pixels [n, H, W, 3] of the backbone's input size through one task.
+
+        `deadline` is in the event loop's monotonic seconds. No `version` means the active one,
+        as it is now: a switch while this runs changes nothing.
+
+        Raises:
+            TaskNotFound: there is no such task or version.
+            BackboneConflict: it is not for the backbone that is served.
+            AdapterLoadFailed: it could not be loaded or proved.
+            EngineFailed: the engine raised while it ran these images.
+            TooManyImages: the queue could never hold them.
+            DeadlineExceeded: the deadline passed.
+            RetryLater: the server is overloaded, or about to stop.
+            StoreUnavailable: the index cannot be reached.
+        """
+        pixels = torch.from_numpy(images)
+        key = TaskKey(tenant, task)
+        return await self._answer(_Question(key, version, pixels, deadline, top_k, priority))
+
+    async def predict_many(
+        self,
+        tenant: str,
+        tasks: Sequence[str],
+        images: NDArray[np.uint8],
+        *,
+        deadline: float,
+        top_k: int = 5,
+        priority: int = 0,
+    ) -> list[Prediction]:
+        """Run the same images through the active versions of several tasks, in their order.
+
+        Each task goes its own way, so a cold one delays no other and holds nothing while it
+        waits; those that are ready at the same time share the images. The first error is that of
+        the whole request.
+
+        Raises:
+            ServiceError: see `predict`.
+            StoreUnavailable: see `predict`.
+        """
+        pixels = torch.from_numpy(images)
+        questions = [
+            _Question(TaskKey(tenant, task), None, pixels, deadline, top_k, priority)
+            for task in tasks
+        ]
+        answers = [asyncio.ensure_future(self._answer(question)) for question in questions]
+        try:
+            return await asyncio.gather(*answers)
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    async def _answer(self, question: _Question) -> Prediction:
+        with self._counted(question.task), self._admission.admit(question.task.tenant):
+            try:
+                async with asyncio.timeout_at(question.deadline):
+                    return await self._answer_in_time(question)
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    "The deadline passed before the answer was there. Allow more time, or try "
+                    "again later."
+                ) from error
+
+    async def _answer_in_time(self, question: _Question) -> Prediction:
+        task = question.task
+        ref = await self._resolver.resolve(task.tenant, task.task, question.version)
+        lease = await self._cache.acquire(ref)
+        # From here on the lease is the dispatcher's to release.
+        job = Job(
+            task,
+            lease.slot,
+            question.images,
+            lease.release,
+            deadline=question.deadline,
+            priority=question.priority,
+        )
+        answer = await self._dispatcher.submit(job)
+        self._metrics.phase("load", lease.load_seconds)
+        self._metrics.phase("queue", answer.queue_seconds)
+        self._metrics.phase("compute", answer.compute_seconds)
+        return _prediction(ref, lease, answer, question.top_k)
+
+    @contextmanager
+    def _counted(self, task: TaskKey) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            outcome = _outcome(error)
+            # Names that nobody has registered must not fill the scrape.
+            self._metrics.request(None if isinstance(error, TaskNotFound) else task, outcome)
+            if isinstance(error, RetryLater | TooManyImages | DeadlineExceeded):
+                self._metrics.rejected(outcome)
+            raise
+        self._metrics.request(task, "ok")
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "RequestCancelled"
+    return type(error).__name__
+
+
+def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, top_k: int) -> Prediction:
+    scores, indices = answer.logits.softmax(-1).topk(min(top_k, len(lease.labels)))
+    labels = tuple(
+        tuple(Label(lease.labels[i], i, score) for i, score in zip(row, row_scores, strict=True))
+        for row, row_scores in zip(indices.tolist(), scores.tolist(), strict=True)
+    )
+    timing = Timing(
+        load_ms=1e3 * lease.load_seconds,
+        queue_ms=1e3 * answer.queue_seconds,
+        compute_ms=1e3 * answer.compute_seconds,
+        batch_images=answer.batch_images,
+        batch_tasks=answer.batch_tasks,
+    )
+    return Prediction(ref.task, ref.version, labels, timing)

@@ -1,0 +1,133 @@
+"""All that can be set about a server: `PROTUNING_*` in the environment, flags named alike."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MEBIBYTE = 2**20
+GIBIBYTE = 2**30
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _default_directory() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "protuning"
+
+
+class Settings(BaseSettings):
+    """How to serve. An argument goes before the environment, and that before the default.
+
+    Raises:
+        pydantic.ValidationError: a value out of its bounds, or an address that anybody could
+            reach without `insecure`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PROTUNING_", frozen=True, extra="forbid")
+
+    backbone: str = Field(default="resnet50", description="The timm model that is served.")
+    weights: str = Field(default="hub", description="A safetensors file, hub, or random.")
+    engine: Literal["torch"] = Field(default="torch", description="What runs the backbone.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, or cuda:N.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="What the engine computes in."
+    )
+    compile: bool = Field(default=False, description="Compile the backbone's stages first.")
+
+    index: str = Field(
+        default_factory=lambda: f"sqlite:///{_default_directory() / 'index.db'}",
+        description="The index of tasks, sqlite:///PATH.",
+    )
+    store: str = Field(
+        default_factory=lambda: str(_default_directory() / "store"),
+        description="Where checkpoints lie: a directory, or a URL that fsspec reaches.",
+    )
+
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65_535, description="The port, 0 for a free one.")
+    insecure: bool = Field(
+        default=False, description="Listen beyond this machine although there are no keys."
+    )
+
+    adapter_memory_bytes: Count = Field(
+        default=GIBIBYTE, description="Memory of the engine for adapters, taken at the start."
+    )
+    host_cache_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Host memory for adapters beside the engine's: 1 GiB, or 0 on a CPU.",
+    )
+    loaders: Count = Field(default=4, description="Adapters that are loaded at the same time.")
+
+    batch_images: Count = Field(default=32, description="Most images in a batch.")
+    batch_window_ms: float = Field(
+        default=2.0, ge=0, le=1_000, description="How long work may wait for company."
+    )
+    queue_images: Count = Field(default=1_024, description="Most images that may wait to be run.")
+    requests_in_flight: Count = Field(
+        default=512, description="Most predictions between their admission and their answer."
+    )
+    watch_period: Seconds = Field(
+        default=5.0, description="Seconds between two looks at what others have changed."
+    )
+    load_hold_off: Seconds = Field(
+        default=5.0, description="Seconds for which a failed load is not tried again."
+    )
+    load_patience: Seconds = Field(
+        default=5.0, description="Seconds that a load waits for room in the engine."
+    )
+    timeout_ms: Count = Field(
+        default=10_000, description="How long a prediction may take where the client says nothing."
+    )
+    max_timeout_ms: Count = Field(default=60_000, description="The longest a client may ask for.")
+
+    max_image_bytes: Count = Field(default=16 * MEBIBYTE, description="Most bytes of an image.")
+    max_image_pixels: Count = Field(default=50_000_000, description="Most pixels of an image.")
+    max_images: Count = Field(default=64, description="Most images of a request.")
+    max_body_bytes: Count = Field(
+        default=64 * MEBIBYTE, description="Most bytes of a request's body, checkpoints included."
+    )
+    max_buffered_bytes: Count = Field(
+        default=GIBIBYTE, description="Most bytes of all bodies that are being worked on."
+    )
+    body_timeout: Seconds = Field(
+        default=60.0, description="Seconds within which a client sends its body."
+    )
+    decoders: Count = Field(
+        default_factory=lambda: os.cpu_count() or 1, description="Images decoded at the same time."
+    )
+    shutdown_timeout: Seconds = Field(
+        default=30.0, description="Seconds for requests to finish when the server is stopped."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important events that are logged."
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="json for machines, text for people."
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if not self.insecure and not _is_loopback(self.host):
+            raise ValueError(
+                f"there are no keys, so anybody who reaches {self.host} could use and change "
+                "everything; listen on 127.0.0.1, or pass --insecure if that is wanted"
+            )
+        if self.timeout_ms > self.max_timeout_ms:
+            raise ValueError("timeout_ms is over max_timeout_ms; lower the one or raise the other")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,241 @@
+"""What stands behind the routes in their tests: small, in memory, and told what to do."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import httpx
+import numpy as np
+
+from adapters.errors import NothingToRollBackTo, UnknownTask, UnknownVersion
+from adapters.manifest import Preprocessing
+from adapters.preprocess import ImageLimits
+from adapters.store.index import Task, TaskKey, Version
+from service.errors import TaskNotFound
+from service.http.app import create_app
+from service.http.drain import Drain
+from service.http.middleware import BodyLimits
+from service.http.server import DrainingServer
+from service.http.services import RequestLimits, Services
+from service.images import ImageReader
+from service.metrics import PrometheusMetrics
+from service.predict import Label, Prediction, Timing
+
+FINGERPRINT = "f" * 64
+SMALL = Preprocessing(
+    height=8,
+    width=8,
+    crop_pct=1.0,
+    crop_mode="center",
+    interpolation="bilinear",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+
+class FakePredictor:
+    """Knows the tasks "flowers" and "birds"; the one label of an image is its mean pixel.
+
+    `error` is raised instead of an answer; while `gate` is closed, predictions wait before it.
+    """
+
+    def __init__(self):
+        self.error: Exception | None = None
+        self.gate: threading.Event | None = None
+        self.waiting = threading.Event()
+        self.cancelled = threading.Event()
+        self.asked: list[dict[str, object]] = []
+
+    async def predict(self, tenant, task, images, *, deadline, version=None, top_k=5):
+        """One answer."""
+        self.asked.append(
+            {
+                "tenant": tenant,
+                "task": task,
+                "deadline": deadline,
+                "version": version,
+                "top_k": top_k,
+            }
+        )
+        await self._wait()
+        if self.error is not None:
+            raise self.error
+        if task not in {"flowers", "birds"}:
+            raise TaskNotFound(f"There is no task {task!r}. Register it.")
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (8, 8, 3)
+        labels = tuple((Label(str(round(image.mean())), 0, 1.0),) for image in images)
+        return Prediction(task, version or 3, labels, Timing(1.0, 2.0, 3.0, len(images), 1))
+
+    async def predict_many(self, tenant, tasks, images, *, deadline, top_k=5):
+        """One answer for each task."""
+        return [
+            await self.predict(tenant, task, images, deadline=deadline, top_k=top_k)
+            for task in tasks
+        ]
+
+    async def _wait(self):
+        self.waiting.set()
+        try:
+            while self.gate is not None and not self.gate.is_set():
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+class FakeManager:
+    """Tasks in a dictionary; every registered version is ready and active."""
+
+    def __init__(self):
+        self.error: Exception | None = None
+        self.versions_of: dict[TaskKey, list[Version]] = {}
+        self.checkpoints: dict[tuple[TaskKey, int], bytes] = {}
+        self.active: dict[TaskKey, int] = {}
+
+    async def register(self, key, data):
+        """The next version."""
+        if self.error is not None:
+            raise self.error
+        versions = self.versions_of.setdefault(key, [])
+        version = Version(
+            key=key,
+            version=len(versions) + 1,
+            digest="d" * 64,
+            fingerprint=FINGERPRINT,
+            size=len(data),
+            state="ready",
+            metadata={"classes": 4},
+            created_at=1.0,
+            renewed_at=1.0,
+        )
+        versions.append(version)
+        self.checkpoints[key, version.version] = data
+        self.active[key] = version.version
+        return version
+
+    async def tasks(self, tenant, *, after="", limit):
+        """By name."""
+        if self.error is not None:
+            raise self.error
+        keys = sorted(self.versions_of, key=lambda key: key.task)
+        mine = [key for key in keys if key.tenant == tenant and key.task > after]
+        return [self._task(key) for key in mine[:limit]]
+
+    async def task(self, key):
+        """One."""
+        self._require(key)
+        return self._task(key)
+
+    async def versions(self, key, *, after=0, limit):
+        """By number."""
+        self._require(key)
+        return [each for each in self.versions_of[key] if each.version > after][:limit]
+
+    async def checkpoint(self, key, version):
+        """The bytes."""
+        self._require(key)
+        if (key, version) not in self.checkpoints:
+            raise UnknownVersion(f"{key.task} has no version {version}. List its versions.")
+        return self.checkpoints[key, version]
+
+    async def rollback(self, key, *, expected=None):
+        """One back."""
+        self._require(key)
+        assert expected in {None, self.active[key]}
+        if self.active[key] == 1:
+            raise NothingToRollBackTo(f"No other version of {key.task} was active. Register one.")
+        self.active[key] -= 1
+        return self.versions_of[key][self.active[key] - 1].ref
+
+    async def delete(self, key):
+        """All of it."""
+        self._require(key)
+        del self.versions_of[key]
+
+    def _task(self, key):
+        return Task(key=key, created_at=1.0, active={FINGERPRINT: self.active[key]})
+
+    def _require(self, key):
+        if key not in self.versions_of:
+            raise UnknownTask(f"There is no task {key.task!r}. Register it.")
+
+
+async def _fine():
+    return None
+
+
+@contextmanager
+def services(**changes: object) -> Iterator[Services]:
+    """Everything behind the routes, with small limits; `changes` replace fields."""
+    images = ImageReader(
+        SMALL, ImageLimits(max_bytes=2**20, max_pixels=1_000_000), decoders=2, max_waiting=64
+    )
+    body = BodyLimits(max_bytes=4 * 2**20, max_buffered_bytes=16 * 2**20, timeout=30.0)
+    built = Services(
+        predictor=FakePredictor(),
+        manager=FakeManager(),
+        images=images,
+        metrics=PrometheusMetrics(),
+        drain=Drain(),
+        check=_fine,
+        limits=RequestLimits(body, images=8, timeout_ms=5_000, max_timeout_ms=20_000),
+        fingerprint=FINGERPRINT,
+    )
+    try:
+        yield replace(built, **changes)
+    finally:
+        images.close()
+
+
+def client(behind: Services) -> httpx.AsyncClient:
+    """A client of the routes within this process; what they do not catch reaches the test."""
+    transport = httpx.ASGITransport(create_app(behind))
+    return httpx.AsyncClient(transport=transport, base_url="http://testserver")
+
+
+class _TellingServer(DrainingServer):
+    """Says when it listens, and when it has ended."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.has_started = threading.Event()
+        self.has_ended = threading.Event()
+
+    async def startup(self, sockets=None):
+        """See DrainingServer."""
+        await super().startup(sockets)
+        self.has_started.set()
+
+    def run(self, sockets=None):
+        """See DrainingServer."""
+        try:
+            super().run(sockets)
+        finally:
+            self.has_ended.set()
+
+
+@contextmanager
+def live(behind: Services, timeout: float = 20.0) -> Iterator[_TellingServer]:
+    """A real server on a free port of the loopback, in a thread of its own."""
+    server = _TellingServer(
+        create_app(behind), behind.drain, host="127.0.0.1", port=0, timeout=timeout
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.has_started.wait(20)
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def connect(server: DrainingServer) -> socket.socket:
+    """A bare connection to a server."""
+    url = httpx.URL(server.address)
+    return socket.create_connection((url.host, url.port), timeout=20)

@@ -1,0 +1,215 @@
+"""Both clients: one set of operations, the same requests, the same patience."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx
+import pytest
+import stamina
+
+from service import client as clients
+from service.calls import Refused, StrangeAnswer, Unreachable
+from service.client import AsyncClient, Client, Patience
+from service.http.app import create_app
+from tests import makers
+from tests.service import http_fakes
+
+PNG = makers.encode(makers.picture())
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting():
+    """Retries follow at once."""
+    with stamina.set_testing(True, attempts=4):
+        yield
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request):
+    """Runs `ask(handler, name, *arguments)` on either client, whose server is `handler`."""
+
+    def ask_sync(handler, name, *arguments, **options):
+        with Client("http://server", transport=httpx.MockTransport(handler)) as client:
+            return getattr(client, name)(*arguments, **options)
+
+    def ask_async(handler, name, *arguments, **options):
+        async def call():
+            transport = httpx.MockTransport(handler)
+            async with AsyncClient("http://server", transport=transport) as client:
+                return await getattr(client, name)(*arguments, **options)
+
+        return asyncio.run(call())
+
+    return ask_sync if request.param == "sync" else ask_async
+
+
+def _problem(status, kind="overloaded", **headers):
+    document = {
+        "type": f"urn:protuning:problem:{kind}",
+        "title": "It is so.",
+        "status": status,
+        "detail": "Too much. Come back.",
+        "request_id": "r1",
+    }
+    return httpx.Response(status, json=document, headers=headers)
+
+
+class _Script:
+    """Answers one after the other, and remembers what was asked."""
+
+    def __init__(self, *answers):
+        self._answers = [*answers]
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request):
+        request.read()
+        self.requests.append(request)
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _page(*items):
+    return httpx.Response(200, json={"items": [*items], "next_cursor": None})
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda: _problem(503),
+        lambda: _problem(429, **{"Retry-After": "1"}),
+        lambda: httpx.ConnectError("refused"),
+    ],
+    ids=["503", "429", "connect"],
+)
+def test_what_may_pass_is_tried_again(ask, failure):
+    """The same request, body and all, until there is an answer."""
+    script = _Script(failure(), failure(), _page())
+    assert ask(script, "tasks").items == []
+    assert len(script.requests) == 3
+    script = _Script(failure(), httpx.Response(204))
+    assert ask(script, "delete", "flowers") is None
+    assert {request.content for request in script.requests} == {b""}
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 413, 422, 500, 504])
+def test_what_will_not_pass_is_not_tried_again(ask, status):
+    """The error holds what the server said."""
+    script = _Script(_problem(status, "some-kind"))
+    with pytest.raises(Refused, match="Too much") as refused:
+        ask(script, "task", "flowers")
+    assert refused.value.kind == "some-kind"
+    assert refused.value.problem.status == status
+
+
+def test_patience_ends(ask):
+    """After the last attempt the last error is raised."""
+    script = _Script(*[_problem(503) for _ in range(9)])
+    with pytest.raises(Refused):
+        ask(script, "tasks")
+    assert len(script.requests) == 4
+
+
+def test_what_may_have_been_done_is_not_sent_twice(ask):
+    """A connection that breaks after the request went out is an error."""
+    script = _Script(httpx.ReadError("reset"))
+    with pytest.raises(Unreachable, match="http://server"):
+        ask(script, "register", "flowers", b"data")
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda: httpx.Response(200, text="<html>"),
+        lambda: httpx.Response(200, json={}),
+        lambda: httpx.Response(502, text="Bad Gateway"),
+    ],
+    ids=["html", "other-json", "proxy"],
+)
+def test_answers_of_something_else_are_strange(ask, answer):
+    """Another server at that address is recognised."""
+    with pytest.raises(StrangeAnswer, match="http://server/tasks"):
+        ask(_Script(answer()), "tasks")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("999999", 60.0),
+        (format_datetime(datetime(2000, 1, 1, tzinfo=UTC), usegmt=True), 0.0),
+        (format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), 60.0),
+        ("soon", True),
+        (None, True),
+    ],
+)
+def test_the_server_says_how_long_to_wait(ask, header, seconds):
+    """Seconds or a date, within reason; where it says nothing the usual backoff holds."""
+    headers = {} if header is None else {"Retry-After": header}
+    with pytest.raises(Refused) as refused:
+        ask(_Script(*[_problem(503, **headers) for _ in range(4)]), "tasks")
+    backoff = clients._backoff(refused.value)
+    assert backoff == seconds
+    assert type(backoff) is type(seconds)
+
+
+def test_both_clients_have_the_same_operations():
+    """They are written once, with their signatures and descriptions."""
+    for name in ("predict", "predict_many", "register", "tasks", "checkpoint"):
+        sync, async_ = getattr(Client(), name), getattr(AsyncClient(), name)
+        assert sync.__doc__
+        assert sync.__doc__ == async_.__doc__
+        assert sync.__name__ == async_.__name__ == name
+
+
+def _through_routes(use):
+    """Runs `use(client)` against the real routes."""
+
+    async def run():
+        with http_fakes.services() as behind:
+            transport = httpx.ASGITransport(create_app(behind))
+            async with AsyncClient(
+                "http://server", transport=transport, patience=Patience(attempts=1)
+            ) as client:
+                return await use(client)
+
+    return asyncio.run(run())
+
+
+def test_every_operation_fits_the_routes(tmp_path):
+    """Register, list, predict, download, roll back, delete, through the real application."""
+    checkpoint, image = tmp_path / "adapter.safetensors", tmp_path / "rose.png"
+    checkpoint.write_bytes(b"checkpoint")
+    image.write_bytes(PNG)
+
+    async def use(client):
+        assert (await client.register("flowers", checkpoint)).version == 1
+        assert (await client.register("flowers", b"other")).version == 2
+        assert [each.task for each in (await client.tasks(limit=5)).items] == ["flowers"]
+        assert (await client.task("flowers")).active_version == 2
+        assert len((await client.versions("flowers", limit=1)).items) == 1
+        assert (await client.versions("flowers", limit=1)).next_cursor == "1"
+        assert await client.checkpoint("flowers", 1) == b"checkpoint"
+        answer = await client.predict("flowers", [image, PNG], top_k=1, timeout_ms=9_000)
+        assert len(answer.predictions) == 2
+        many = await client.predict_many(["flowers", "birds"], [PNG])
+        assert [each.task for each in many.results] == ["flowers", "birds"]
+        assert (await client.rollback("flowers")).version == 1
+        await client.delete("flowers")
+        with pytest.raises(Refused) as refused:
+            await client.task("flowers")
+        return refused.value
+
+    assert _through_routes(use).kind == "unknown-task"
+
+
+def test_names_cannot_leave_their_place_in_the_path(ask):
+    """A task called like another path asks for that name, not for that path."""
+    script = _Script(_problem(422, "invalid-request"))
+    with pytest.raises(Refused):
+        ask(script, "task", "../metrics?x#y")
+    assert script.requests[0].url.raw_path == b"/tasks/..%2Fmetrics%3Fx%23y"

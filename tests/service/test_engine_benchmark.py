@@ -1,0 +1,35 @@
+"""The command `bench engine`: what it measures, and how it reports it."""
+
+import json
+
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.cli import app
+from benchmarks.engine import mixed_batch
+from service.engines.base import Slot
+
+
+def test_every_image_is_another_tasks():
+    """Tasks take turns over the images, and those of one task lie together."""
+    images = torch.zeros(5, 8, 8, 3, dtype=torch.uint8)
+    many = mixed_batch(images, [Slot(number) for number in range(7)], start=4)
+    assert [s.slot.number for s in many.segments] == [0, 1, 4, 5, 6]
+    few = mixed_batch(images, [Slot(number) for number in range(2)], start=0)
+    assert [(s.slot.number, s.rows) for s in few.segments] == [(0, 3), (1, 2)]
+
+
+def test_the_command_prints_the_ratio():
+    """JSON with both speeds and their ratio."""
+    arguments = ["engine", "--backbone", "test_resnet", "--tasks", "3", "--batch", "2"]
+    done = CliRunner().invoke(app, [*arguments, "--rounds", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert {"bare_images_per_s", "mixed_images_per_s", "ratio"} <= result.keys()
+    assert abs(result["ratio"] - result["mixed_images_per_s"] / result["bare_images_per_s"]) < 1e-9
+
+
+def test_people_get_a_sentence():
+    """Without --json there is a line to read."""
+    done = CliRunner().invoke(app, ["engine", "--backbone", "test_resnet", "--rounds", "1"])
+    assert "of the bare backbone" in done.output

@@ -1,0 +1,155 @@
+"""Health, metrics, the page, request ids, and what the log says of a request."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import service.http.page
+from adapters.errors import StoreUnavailable
+from service import logs
+from service.types import TaskKey
+from tests import makers
+from tests.service import http_fakes
+
+pytestmark = pytest.mark.anyio
+
+STATIC = Path(service.http.page.__file__).with_name("static")
+
+
+async def _get(path, **changes):
+    with http_fakes.services(**changes) as behind:
+        async with http_fakes.client(behind) as client:
+            return await client.get(path)
+
+
+async def test_a_healthy_server_is_live_and_ready():
+    """Both answer 200."""
+    assert (await _get("/health/live")).json() == {"status": "live"}
+    assert (await _get("/health/ready")).json() == {"status": "ready"}
+
+
+async def test_a_server_without_its_store_is_live_but_not_ready():
+    """A load balancer looks elsewhere; nobody restarts the process."""
+
+    async def check():
+        raise StoreUnavailable("The disk is gone. Mount it.")
+
+    answer = await _get("/health/ready", check=check)
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers
+    assert (await _get("/health/live", check=check)).status_code == 200
+
+
+async def test_a_server_that_is_about_to_stop_takes_no_work():
+    """503 for tasks and predictions and readiness; life and metrics go on."""
+    with http_fakes.services() as behind:
+        behind.drain.begin()
+        async with http_fakes.client(behind) as client:
+            for path, status in {
+                "/tasks": 503,
+                "/health/ready": 503,
+                "/health/live": 200,
+                "/metrics": 200,
+            }.items():
+                assert (await client.get(path)).status_code == status, path
+            answer = await client.post("/tasks/flowers/predict", content=b"")
+    assert answer.json()["type"].endswith(":shutting-down")
+    assert answer.headers["retry-after"] == "2"
+
+
+async def test_requests_are_counted_until_they_are_answered():
+    """Also those that fail."""
+    with http_fakes.services() as behind:
+        behind.manager.error = ZeroDivisionError()
+        async with http_fakes.client(behind) as client:
+            await client.get("/tasks")
+            await client.get("/tasks/none")
+        assert behind.drain.in_flight == 0
+
+
+async def test_metrics_are_prometheus_text():
+    """What the parts have counted comes out."""
+    with http_fakes.services() as behind:
+        behind.metrics.request(TaskKey("default", "flowers"), "ok")
+        async with http_fakes.client(behind) as client:
+            answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'protuning_requests_total{outcome="ok",task="default/flowers"} 1.0' in answer.text
+
+
+async def test_the_page_needs_nothing_from_elsewhere():
+    """Everything it names is served here, and the policy allows nothing else."""
+    with http_fakes.services() as behind:
+        async with http_fakes.client(behind) as client:
+            page = await client.get("/")
+            assert page.status_code == 200
+            assert page.headers["content-type"].startswith("text/html")
+            assert "default-src 'none'" in page.headers["content-security-policy"]
+            named = re.findall(r'(?:src|href)="(/[^"]*)"', page.text)
+            assert {"/static/page.css", "/static/page.js"} <= set(named)
+            for path in named:
+                assert (await client.get(path)).status_code == 200, path
+            assert (await client.get("/static/../page.py")).status_code == 404
+    for file in STATIC.iterdir():
+        assert "://" not in file.read_text(), file
+
+
+async def test_no_markup_is_made_of_what_the_server_says():
+    """Labels and task names are somebody else's text."""
+    script = (STATIC / "page.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script)
+
+
+@pytest.mark.parametrize("given", ["abc-123", "x" * 64])
+async def test_a_sane_request_id_is_kept(given):
+    """The client can follow its request."""
+    with http_fakes.services() as behind:
+        async with http_fakes.client(behind) as client:
+            answer = await client.get("/health/live", headers={"x-request-id": given})
+    assert answer.headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", 'a"b', "a\tb"])
+async def test_any_other_request_id_is_replaced(given):
+    """Nobody writes into the log through a header."""
+    with http_fakes.services() as behind:
+        async with http_fakes.client(behind) as client:
+            answer = await client.get("/health/live", headers={"x-request-id": given})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+async def test_a_request_is_one_line_in_the_log_without_its_content():
+    """Method, path, status, time and id; no query, no header, no body; a crash with traceback."""
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    with http_fakes.services() as behind:
+        async with http_fakes.client(behind) as client:
+            await client.post(
+                "/tasks/flowers/predict?top_k=1",
+                content=makers.encode(makers.picture()),
+                headers={"content-type": "image/png", "authorization": "Bearer 4711"},
+            )
+            behind.predictor.error = ZeroDivisionError("oh")
+            await client.post(
+                "/tasks/flowers/predict",
+                content=makers.encode(makers.picture()),
+                headers={"content-type": "image/png", "x-request-id": "second"},
+            )
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    ours = [line for line in lines if line["logger"].startswith("service.")]
+    first, crash, second = ours
+    assert (first["event"], first["method"], first["status"]) == ("request", "POST", 200)
+    assert first["path"] == "/tasks/flowers/predict"
+    assert first["seconds"] > 0
+    assert "ZeroDivisionError" in crash["exception"]
+    assert (second["status"], second["request_id"], crash["request_id"]) == (
+        500,
+        "second",
+        "second",
+    )
+    assert "4711" not in stream.getvalue()
+    assert "PNG" not in stream.getvalue()
+    assert "top_k" not in "".join(json.dumps(line) for line in ours)

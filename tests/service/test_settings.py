@@ -1,0 +1,77 @@
+"""Settings: the environment, their bounds, and no open door by mistake."""
+
+import inspect
+
+import pytest
+from pydantic import ValidationError
+
+from service.flags import with_settings_flags
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch):
+    """Nothing but what a test sets."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"PROTUNING_{name.upper()}", raising=False)
+
+
+def test_arguments_go_before_the_environment_and_that_before_the_default(monkeypatch):
+    """Three places, one order."""
+    assert Settings().port == 8000
+    monkeypatch.setenv("PROTUNING_PORT", "9000")
+    assert Settings().port == 9000
+    assert Settings(port=9001).port == 9001
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
+def test_loopback_needs_no_permission(host):
+    """Nobody else can reach it."""
+    assert Settings(host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])  # noqa: S104
+def test_other_addresses_are_refused_without_insecure(host):
+    """There are no keys, so an open server has to be asked for."""
+    with pytest.raises(ValidationError, match="--insecure"):
+        Settings(host=host)
+    assert Settings(host=host, insecure=True).host == host
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 70_000},
+        {"max_images": 0},
+        {"body_timeout": 0},
+        {"body_timeout": float("inf")},
+        {"batch_window_ms": -1},
+        {"engine": "abacus"},
+        {"timeout_ms": 90_000},
+        {"no_such_setting": 1},
+    ],
+    ids=str,
+)
+def test_values_out_of_bounds_are_refused(wrong):
+    """A typing mistake ends the start, not a request later."""
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_the_state_directory_follows_the_environment(monkeypatch):
+    """Where nothing is said, index and checkpoints lie below XDG_STATE_HOME."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert Settings().index == "sqlite:////var/state/protuning/index.db"
+    assert Settings().store == "/var/state/protuning/store"
+
+
+def test_every_setting_is_a_flag_with_a_description():
+    """The same names on the command line, none missing, each explained."""
+
+    @with_settings_flags
+    def command(**options):
+        """Something."""
+
+    assert [*inspect.signature(command).parameters] == [*Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
