@@ -83,10 +83,9 @@ def _transport_errors(url: httpx.URL) -> Iterator[None]:
 
 def _backoff(error: Exception) -> bool | float:
     """Whether to try again, and after how many seconds where the server has said so."""
-    if isinstance(error, Refused) and error.problem.status in RETRY_STATUSES:
-        return True if error.retry_after is None else error.retry_after
-    # Nothing has been sent yet.
-    return isinstance(error.__cause__, httpx.ConnectError)
+    if not isinstance(error, Refused) or error.problem.status not in RETRY_STATUSES:
+        return False
+    return True if error.retry_after is None else error.retry_after
 
 
 class Client(_Operations):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from adapters.errors import ImageError
 from adapters.manifest import Preprocessing
 from adapters.preprocess import EvalTransform, ImageLimits, decode
-from service.errors import DeadlineExceeded, Overloaded
+from service.errors import DeadlineExceeded, Overloaded, TooManyImages
 
 RETRY_AFTER = 1.0
 
@@ -53,6 +53,7 @@ class ImageReader:
         Raises:
             ImageError: an image was refused (see `adapters.preprocess.decode`).
             Overloaded: too many images wait to be decoded.
+            TooManyImages: more than may ever wait.
             DeadlineExceeded: the deadline passed.
         """
         self._admit(len(encoded))
@@ -72,6 +73,11 @@ class ImageReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _admit(self, images: int) -> None:
+        if images > self._max_waiting:
+            raise TooManyImages(
+                f"At most {self._max_waiting} images are decoded at a time. Send fewer in one "
+                "request."
+            )
         if self._waiting + images > self._max_waiting:
             raise Overloaded(
                 f"{self._waiting} images wait to be decoded already. Try again a little later.",

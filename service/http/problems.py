@@ -190,8 +190,10 @@ def handle_errors(app: FastAPI) -> None:
 
 async def _answer_ours(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
-    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("request_failed", status=problem.status, kind=problem.kind, exc_info=error)
+    # Under overload the line of each request is enough.
+    is_expected = isinstance(error, service.RetryLater | service.DeadlineExceeded)
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_expected:
+        log.warning("request_failed", status=int(problem.status), kind=problem.kind, exc_info=error)
     return problem.response(request.state.request_id)
 
 

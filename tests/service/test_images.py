@@ -15,7 +15,7 @@ import service.images
 from adapters.errors import BrokenImage, ImageTooLarge, UnsupportedImageFormat
 from adapters.manifest import Preprocessing
 from adapters.preprocess import EvalTransform, ImageLimits, decode
-from service.errors import DeadlineExceeded, Overloaded
+from service.errors import DeadlineExceeded, Overloaded, TooManyImages
 from service.images import ImageReader
 from tests import makers
 
@@ -141,6 +141,8 @@ async def test_too_many_waiting_images_are_refused(monkeypatch):
             with pytest.raises(Overloaded) as refused:
                 await reader.read([PNG, PNG], math.inf)
             assert refused.value.retry_after > 0
+            with pytest.raises(TooManyImages):
+                await reader.read([PNG] * 4, math.inf)
         assert len(await first) == 2
         assert len(await reader.read([PNG] * 3, math.inf)) == 3
 
