@@ -23,7 +23,7 @@ from service.client import Client
 from training.errors import TrainingError
 
 FOLDER = Path("var/demo")
-EPOCHS = 10
+EPOCHS = 16
 
 
 def run_demo(

@@ -9,10 +9,14 @@ from rich.console import Console
 from adapters.backbone import load_backbone
 from adapters.checkpoint import read
 from examples.demo.burst import Ask
-from training.config import MethodName, make_config
+from training.config import make_config
 from training.directory import ADAPTER, RunDirectory
 from training.evaluate import evaluate_adapter, open_adapter_task
 from training.run import train
+
+# A few hundred pictures make few updates: small batches and a high rate make the most of them.
+_BATCH_SIZE = 16
+_LR = 3e-3
 
 
 @dataclass(frozen=True)
@@ -58,28 +62,22 @@ def train_task(
         AdapterError: there is no such backbone, or its weights cannot be had.
         TrainingError: see `training.run.train`.
     """
-    name = images.name
-    with console.status(f"{name}: prompt blocks and head"):
-        metrics = _train("pro-tuning", images, runs / name, backbone, epochs)
-    with console.status(f"{name}: the head alone, to compare"):
-        head = _train("head", images, runs / f"{name}-head", backbone, None)
-    adapter = runs / name / ADAPTER
-    top1 = _evaluate(adapter, images, backbone)
-    return Trained(name, images, adapter, metrics, head["test_top1"], top1)
+    run = runs / images.name
+    options = {"epochs": epochs, "batch_size": _BATCH_SIZE, "lr": _LR}
+    metrics = _train({"method": "pro-tuning", **options}, images, run, backbone, console)
+    head = _train({"method": "head"}, images, runs / f"{run.name}-head", backbone, console)
+    top1 = _evaluate(run / ADAPTER, images, backbone)
+    return Trained(run.name, images, run / ADAPTER, metrics, head["test_top1"], top1)
 
 
 def _train(
-    method: MethodName, images: Path, out: Path, backbone: Backbone, epochs: int | None
+    options: Mapping[str, object], images: Path, out: Path, backbone: Backbone, console: Console
 ) -> dict[str, float]:
-    """The same as `protuning train IMAGES --out OUT ...`."""
-    options: dict[str, object] = {
-        "data": str(images),
-        "backbone": backbone.name,
-        "weights": backbone.weights,
-        "method": method,
-        "epochs": epochs,
-    }
-    return train(make_config(options), RunDirectory(out), overwrite=True)
+    """Run what `protuning train` runs, and print the command that does the same."""
+    given = {"backbone": backbone.name, "weights": backbone.weights, **options}
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+    console.print(f"  protuning train {images} {flags} --out {out}", style="dim", soft_wrap=True)
+    return train(make_config({"data": str(images), **given}), RunDirectory(out), overwrite=True)
 
 
 def _evaluate(adapter: Path, images: Path, backbone: Backbone) -> float:
