@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := protuning adapters service training examples tests
+PACKAGES := protuning adapters service training benchmarks examples tests
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format check clean

@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, as ratios taken in one run. No part of the product."""
+"""Measurements of speed and memory, as ratios taken in one run: `protuning bench`."""

@@ -57,7 +57,3 @@ def engine(
         f"runs at {result.ratio:.3f} of the bare backbone ({result.mixed_images_per_s:.1f} of "
         f"{result.bare_images_per_s:.1f} images/s)."
     )
-
-
-if __name__ == "__main__":
-    app()

@@ -1,8 +1,8 @@
 """Training speed and memory of pro-tuning, head retraining and full fine-tuning, side by side.
 
-Each measurement is a real run of `protuning train` in a process of its own, on the same images, with
-the methods in turn (A B A B): images/s of an epoch after the first, peak memory of the process, and
-for ten epochs the whole training time with what must be computed before. Run it with
+Each measurement is a real run of `protuning train` in a process of its own, on the same images,
+with the methods in turn (A B A B): images/s of an epoch after the first, peak memory of the
+process, and for ten epochs the whole training time with what must be computed before. Run it with
 
     python -m benchmarks.training DATA --backbone deit_small_patch16_224 --out TABLE.json
 """

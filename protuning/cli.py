@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import adapters.cli
+import benchmarks.cli
 import service.cli
 import training.cli
 from adapters.errors import AdapterError
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.add_typer(adapters.cli.app)
 app.add_typer(training.cli.app)
 app.add_typer(service.cli.app)
+app.add_typer(benchmarks.cli.app)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  typer's callback signature

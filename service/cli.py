@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from service.flags import with_settings_flags
+from adapters.flags import with_flags
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -30,13 +31,9 @@ Item = TypeVar("Item", bound=BaseModel)
 @app.command(
     epilog="Example: protuning serve --backbone vit_tiny_patch16_224 --weights model.safetensors"
 )
-@with_settings_flags
+@with_flags(Settings)
 def serve(**options: Any) -> None:  # noqa: ANN401  the settings have types of their own
     """Serve tasks over HTTP. Every flag is also an environment variable, PROTUNING_PORT say."""
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
     given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = Settings(**given)

@@ -8,14 +8,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.flags import with_config_flags
+from adapters.flags import with_flags
+from training.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from training.config import TrainConfig
     from training.directory import RunDirectory
     from training.evaluate import AdapterTask
 
@@ -35,7 +35,7 @@ Download = Annotated[bool, typer.Option("--download", help="Let timm download th
 @app.command(
     epilog="Example: protuning train flowers/ --backbone vit_tiny_patch16_224 --out runs/flowers"
 )
-@with_config_flags
+@with_flags(TrainConfig, argument="data")
 def train(
     out: Annotated[Path, typer.Option(help="The run's directory.")],
     config: Annotated[Path | None, typer.Option(help="A config.toml; flags go before it.")] = None,
@@ -123,7 +123,7 @@ def _measure(
     return figures | {"corruption_top1": table.mean, "corruptions": dict(table.top1)}
 
 
-def _fresh(config: Path | None, given: dict[str, object]) -> "TrainConfig":
+def _fresh(config: Path | None, given: dict[str, object]) -> TrainConfig:
     """The configuration of a new run: the file's, where flags say nothing else."""
     from training.config import make_config, read_options
 
@@ -137,7 +137,7 @@ def _absolute(name: str, value: object) -> object:
     return str(Path(str(value)).absolute()) if is_path else value
 
 
-def _resumed(directory: "RunDirectory", given: dict[str, object]) -> "TrainConfig":
+def _resumed(directory: "RunDirectory", given: dict[str, object]) -> TrainConfig:
     """The configuration of the run in the directory, which flags must not contradict."""
     from training.config import make_config, read_options
     from training.errors import OtherRun

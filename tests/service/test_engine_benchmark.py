@@ -1,12 +1,12 @@
-"""The command `bench engine`: what it measures, and how it reports it."""
+"""The command `protuning bench engine`: what it measures, and how it reports it."""
 
 import json
 
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.cli import app
 from benchmarks.engine import mixed_batch
+from protuning.cli import app
 from service.engines.base import Slot
 
 
@@ -21,7 +21,7 @@ def test_every_image_is_another_tasks():
 
 def test_the_command_prints_the_ratio():
     """JSON with both speeds and their ratio."""
-    arguments = ["engine", "--backbone", "test_resnet", "--tasks", "3", "--batch", "2"]
+    arguments = ["bench", "engine", "--backbone", "test_resnet", "--tasks", "3", "--batch", "2"]
     done = CliRunner().invoke(app, [*arguments, "--rounds", "1", "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
@@ -31,5 +31,7 @@ def test_the_command_prints_the_ratio():
 
 def test_people_get_a_sentence():
     """Without --json there is a line to read."""
-    done = CliRunner().invoke(app, ["engine", "--backbone", "test_resnet", "--rounds", "1"])
+    done = CliRunner().invoke(
+        app, ["bench", "engine", "--backbone", "test_resnet", "--rounds", "1"]
+    )
     assert "of the bare backbone" in done.output
