@@ -1,10 +1,12 @@
-"""An index by its URL."""
+"""An index, and the records beside it, by their URL."""
 
 from pathlib import Path
 
 from adapters.errors import UnsupportedStoreUrl
 from adapters.store.index import Index
+from adapters.store.records import Records
 from adapters.store.sqlite import SqliteIndex
+from adapters.store.sqlite_records import SqliteRecords
 
 _SQLITE = "sqlite:///"
 
@@ -16,10 +18,24 @@ def open_index(url: str) -> Index:
         UnsupportedStoreUrl: another kind of URL.
         StoreError: see `SqliteIndex`.
     """
+    return SqliteIndex(_sqlite_path(url))
+
+
+def open_records(url: str) -> Records:
+    """Open the records beside the index at `url`.
+
+    Raises:
+        UnsupportedStoreUrl: another kind of URL.
+        StoreError: see `SqliteRecords`.
+    """
+    return SqliteRecords(_sqlite_path(url))
+
+
+def _sqlite_path(url: str) -> Path:
     path = url.removeprefix(_SQLITE)
     if path in ("", url):
         raise UnsupportedStoreUrl(
             f"{url!r} is not the URL of an index. Write sqlite:///PATH, such as "
             "sqlite:////var/lib/protuning/index.db."
         )
-    return SqliteIndex(Path(path))
+    return Path(path)

@@ -1,25 +1,16 @@
 """The index in one SQLite file: the embedded default."""
 
 import asyncio
-import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from pydantic import JsonValue
 
-from adapters.errors import CorruptIndex, StoreError, StoreFull, StoreUnavailable
 from adapters.manifest import AdapterRef
 from adapters.store import sqlite_reads as reads
 from adapters.store import sqlite_writes as writes
 from adapters.store.index import ChangeEvent, ProofState, Replay, Task, TaskKey, Verdict, Version
 from adapters.store.sqlite_schema import connect, create_index
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Statement = Callable[Concatenate[sqlite3.Connection, P], T]
+from adapters.store.sqlite_worker import P, Statement, T, Worker, sqlite_errors
 
 
 class SqliteIndex:
@@ -36,10 +27,10 @@ class SqliteIndex:
 
     def __init__(self, path: Path) -> None:
         self._name = str(path)
-        with _store_errors(self._name):
+        with sqlite_errors(self._name):
             create_index(path)
-            self._reader = _Worker(connect(path), "DEFERRED")
-            self._writer = _Worker(connect(path), "IMMEDIATE")
+            self._reader = Worker(connect(path), "DEFERRED")
+            self._writer = Worker(connect(path), "IMMEDIATE")
 
     async def register(
         self,
@@ -136,79 +127,9 @@ class SqliteIndex:
         await asyncio.to_thread(self._writer.close)
 
     async def _read(self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with _store_errors(self._name):
+        with sqlite_errors(self._name):
             return await self._reader.run(statement, *args, **kwargs)
 
     async def _write(self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with _store_errors(self._name):
+        with sqlite_errors(self._name):
             return await self._writer.run(statement, *args, **kwargs)
-
-
-class _Worker:
-    """One connection on one thread: whole transactions, one after the other."""
-
-    def __init__(self, db: sqlite3.Connection, mode: Literal["DEFERRED", "IMMEDIATE"]) -> None:
-        self._db = db
-        self._begin = f"BEGIN {mode}"
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
-
-    async def run(self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a statement in a transaction; a caller that is cancelled leaves no half of it."""
-        work = self._in_transaction(statement, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def close(self) -> None:
-        """Let the queued transactions end."""
-        self._thread.shutdown()
-        self._db.close()
-
-    def _in_transaction(
-        self, statement: Statement[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> Callable[[], T]:
-        def work() -> T:
-            self._db.execute(self._begin)
-            try:
-                result = statement(self._db, *args, **kwargs)
-                self._db.execute("COMMIT")
-            except BaseException:
-                # Some errors, such as a full disk, have rolled back already.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            return result
-
-        return work
-
-
-_CAUSES: dict[int, type[StoreError]] = {
-    sqlite3.SQLITE_FULL: StoreFull,
-    sqlite3.SQLITE_CORRUPT: CorruptIndex,
-    sqlite3.SQLITE_NOTADB: CorruptIndex,
-    sqlite3.SQLITE_BUSY: StoreUnavailable,
-    sqlite3.SQLITE_LOCKED: StoreUnavailable,
-    sqlite3.SQLITE_CANTOPEN: StoreUnavailable,
-    sqlite3.SQLITE_IOERR: StoreUnavailable,
-    sqlite3.SQLITE_PERM: StoreUnavailable,
-    sqlite3.SQLITE_READONLY: StoreUnavailable,
-}
-_REMEDIES: dict[type[StoreError], str] = {
-    StoreFull: "Free some space on its disk, then try again.",
-    CorruptIndex: "Restore it from a backup, or name another file.",
-    StoreUnavailable: "Check the path, the permissions and the disk, then try again.",
-}
-
-
-@contextmanager
-def _store_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(
-            f"The index {name}: {error}. {_REMEDIES[StoreUnavailable]}"
-        ) from error
-    except sqlite3.Error as error:
-        # The low byte is the cause, the others say where it was met.
-        cause = _CAUSES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
-        if cause is None:
-            raise
-        raise cause(f"The index {name}: {error}. {_REMEDIES[cause]}") from error
