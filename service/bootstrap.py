@@ -1,10 +1,11 @@
 """The composition root: a server's parts, made from its settings and taken down in order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 import torch
@@ -16,7 +17,7 @@ from adapters.manifest import BackboneSpec
 from adapters.preprocess import ImageLimits
 from adapters.store.blobs import BlobStore
 from adapters.store.index import Index
-from adapters.store.opening import open_index
+from adapters.store.opening import open_index, open_records
 from adapters.store.registry import Registry
 from service import logs
 from service.admission import Admission
@@ -28,17 +29,22 @@ from service.cache.host_tier import HostTier
 from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
 from service.engines.torch_engine import TorchEngine
+from service.errors import OpenDoor
 from service.http.app import create_app
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
 from service.http.server import DrainingServer
 from service.http.services import RequestLimits, Services
 from service.images import ImageReader
+from service.key_file import read_or_create
+from service.keys import KeyRing
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
+from service.policies import Policies
 from service.predict import Predictor
 from service.proving import Prover
 from service.settings import GIBIBYTE, Settings
+from service.tenants import DEFAULT_TENANT, SCOPES, Key
 from service.types import BatchLimits
 
 KNOWN_TASKS = 100_000
@@ -77,27 +83,60 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises:
         AdapterError: the backbone, its weights or the store cannot be had.
     """
-    engine = await asyncio.to_thread(_engine, settings)
-    index = await asyncio.to_thread(open_index, settings.index)
-    images = ImageReader(
-        engine.spec.preprocessing,
+    async with AsyncExitStack() as stack:
+        records = await asyncio.to_thread(open_records, settings.index)
+        stack.push_async_callback(records.close)
+        policies = Policies(records, (Key,))
+        keys = await _key_ring(settings, policies)
+        await stack.enter_async_context(_running(policies.follow(settings.watch_period)))
+        engine = await asyncio.to_thread(_engine, settings)
+        index = await asyncio.to_thread(open_index, settings.index)
+        stack.push_async_callback(index.close)
+        images = _images(settings, engine.spec)
+        stack.callback(images.close)
+        pool = stack.enter_context(ThreadPoolExecutor(settings.loaders, thread_name_prefix="load"))
+        core = _core(settings, engine, index, pool)
+        stack.push_async_callback(core.cache.close, CLOSING_SECONDS)
+        stack.push_async_callback(core.dispatcher.close, CLOSING_SECONDS)
+        await stack.enter_async_context(_running(core.watcher.run()))
+        yield _services(settings, core, keys, index, images)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _key_ring(settings: Settings, policies: Policies) -> KeyRing:
+    """Who may come in, known before anything else is made."""
+    is_guarded = settings.needs_keys or settings.bootstrap_key_file is not None
+    keys = KeyRing(policies, required=is_guarded)
+    await policies.refresh()
+    if settings.bootstrap_key_file is not None:
+        token = await asyncio.to_thread(read_or_create, settings.bootstrap_key_file)
+        await keys.adopt(token, DEFAULT_TENANT, SCOPES, name="bootstrap")
+    elif settings.needs_keys and not policies.has(Key):
+        raise OpenDoor(
+            f"There are no keys, so anybody who reaches {settings.host} could use and change "
+            "everything. Create a key (protuning keys create --index ...), name a "
+            "--bootstrap-key-file, listen on 127.0.0.1, or pass --insecure if that is wanted."
+        )
+    return keys
+
+
+def _images(settings: Settings, spec: BackboneSpec) -> ImageReader:
+    return ImageReader(
+        spec.preprocessing,
         ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         decoders=settings.decoders,
         max_waiting=settings.queue_images,
     )
-    with ThreadPoolExecutor(settings.loaders, thread_name_prefix="load") as pool:
-        core = _core(settings, engine, index, pool)
-        watching = asyncio.create_task(core.watcher.run())
-        try:
-            yield _services(settings, core, index, images)
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-            await core.dispatcher.close(CLOSING_SECONDS)
-            await core.cache.close(CLOSING_SECONDS)
-            images.close()
-            await index.close()
 
 
 def _engine(settings: Settings) -> TorchEngine:
@@ -182,11 +221,14 @@ def _host_cache_bytes(settings: Settings, device: str) -> int:
     return 0 if device == "cpu" else GIBIBYTE
 
 
-def _services(settings: Settings, core: _Core, index: Index, images: ImageReader) -> Services:
+def _services(
+    settings: Settings, core: _Core, keys: KeyRing, index: Index, images: ImageReader
+) -> Services:
     body = BodyLimits(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
     return Services(
         predictor=core.predictor,
         manager=core.manager,
+        keys=keys,
         images=images,
         metrics=core.metrics,
         drain=Drain(),

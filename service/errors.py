@@ -1,6 +1,11 @@
 """The tree of errors that serving a request can end in.
 
 ServiceError
+├── Unauthenticated         no key was presented, or one that opens nothing
+├── Forbidden               the key lacks the scope
+├── UnknownKey              there is no key with this id
+├── InvalidKeyFile          the bootstrap key file cannot be read or made, or holds no key
+├── OpenDoor                an address that others reach is to be served without keys
 ├── TaskNotFound            the tenant has no such task, or not that version of it
 ├── BackboneConflict        the task exists, but not for the backbone that is served
 ├── AdapterLoadFailed       the adapter could not be loaded or proved; `cause` names why
@@ -27,6 +32,26 @@ the HTTP layer: no status code is known here.
 
 class ServiceError(Exception):
     """Root of everything that `service` raises on purpose."""
+
+
+class Unauthenticated(ServiceError):
+    """No key was presented, or one that is unknown, revoked or expired."""
+
+
+class Forbidden(ServiceError):
+    """The key is known, but lacks the scope for this."""
+
+
+class UnknownKey(ServiceError):
+    """There is no key with this id."""
+
+
+class InvalidKeyFile(ServiceError):
+    """The bootstrap key file cannot be read or made, or holds no key."""
+
+
+class OpenDoor(ServiceError):
+    """An address that others can reach is to be served although there are no keys."""
 
 
 class TaskNotFound(ServiceError):

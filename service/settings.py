@@ -24,8 +24,7 @@ class Settings(BaseSettings):
     """How to serve. An argument goes before the environment, and that before the default.
 
     Raises:
-        pydantic.ValidationError: a value out of its bounds, or an address that anybody could
-            reach without `insecure`.
+        pydantic.ValidationError: a value out of its bounds.
     """
 
     model_config = SettingsConfigDict(env_prefix="PROTUNING_", frozen=True, extra="forbid")
@@ -52,6 +51,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535, description="The port, 0 for a free one.")
     insecure: bool = Field(
         default=False, description="Listen beyond this machine although there are no keys."
+    )
+
+    bootstrap_key_file: Path | None = Field(
+        default=None, description="A file with an administrator's key, made where there is none."
     )
 
     adapter_memory_bytes: Count = Field(
@@ -112,13 +115,13 @@ class Settings(BaseSettings):
         default="json", description="json for machines, text for people."
     )
 
+    @property
+    def needs_keys(self) -> bool:
+        """Whether others could reach the address, and nobody said that they may do anything."""
+        return not self.insecure and not _is_loopback(self.host)
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if not self.insecure and not _is_loopback(self.host):
-            raise ValueError(
-                f"there are no keys, so anybody who reaches {self.host} could use and change "
-                "everything; listen on 127.0.0.1, or pass --insecure if that is wanted"
-            )
         if self.timeout_ms > self.max_timeout_ms:
             raise ValueError("timeout_ms is over max_timeout_ms; lower the one or raise the other")
         return self

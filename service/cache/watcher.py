@@ -3,14 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from adapters.store.index import Index
 from service.cache.resolver import Resolver
+from service.repeating import repeat
 
 CHANGES_PER_READ = 1_000
-
-log = structlog.get_logger(__name__)
 
 
 class Watcher:
@@ -41,8 +38,8 @@ class Watcher:
     async def run(self) -> None:
         """Watch until cancelled. A read that fails is logged, and made up for by the next one."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat(self.read_changes))
-            group.create_task(self._repeat(self._prove_pending))
+            group.create_task(repeat(self.read_changes, period=self._period))
+            group.create_task(repeat(self._prove_pending, period=self._period))
 
     async def read_changes(self) -> None:
         """Have the resolver forget every task that has changed since the last call.
@@ -65,11 +62,3 @@ class Watcher:
         if self._seen is None or newest < self._seen:
             self._resolver.forget_all()
             self._seen = newest
-
-    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await step()
-            except Exception as error:
-                log.warning("watching_failed", exc_info=error)
-            await asyncio.sleep(self._period)

@@ -11,11 +11,11 @@ from starlette.requests import ClientDisconnect, Request
 from adapters.errors import BrokenImage
 from service.errors import RequestCancelled, TooManyImages
 from service.http.errors import InvalidRequest, UnsupportedContentType
+from service.http.json_body import JSON, wrong_fields
 from service.http.multipart import read_parts
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 MULTIPART = "multipart/form-data"
-JSON = "application/json"
 FIELD = "images"
 
 OPENAPI_BODY = {
@@ -111,11 +111,7 @@ def _from_json(body: bytes, max_images: int) -> list[bytes]:
     try:
         texts = _JsonBody.model_validate_json(body).images
     except ValidationError as error:
-        wrong = "; ".join(
-            ".".join(["body", *map(str, item["loc"])]) + f": {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False, include_context=False)
-        )
-        raise InvalidRequest(f'{wrong}. Send {{"images": [base64, ...]}}.') from error
+        raise InvalidRequest(f'{wrong_fields(error)}. Send {{"images": [base64, ...]}}.') from error
     return [_from_base64(text, number, len(texts)) for number, text in enumerate(texts, 1)]
 
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Overloaded, ShuttingDown
 from service.http.errors import BodyTimeout, BodyTooLarge, QueryTooLong
 from service.http.problems import UNFORESEEN, problem_of
+from service.tenants import Principal
 
 REQUEST_ID = "X-Request-Id"
 MAX_QUERY_BYTES = 8_192
@@ -67,7 +68,13 @@ class RequestContext:
                     path=scope["path"][:_SHOWN_PATH],
                     status=answer.status,
                     seconds=round(time.monotonic() - started, 6),
+                    **_who(scope),
                 )
+
+
+def _who(scope: Scope) -> dict[str, str | None]:
+    principal: Principal | None = scope["state"].get("principal")
+    return {} if principal is None else {"tenant": principal.tenant, "key_id": principal.key_id}
 
 
 def _request_id(scope: Scope) -> str:

@@ -16,9 +16,10 @@ from adapters.manifest import TaskId
 from service import predict as use_case
 from service.errors import RequestCancelled
 from service.http import schemas
+from service.http.auth import Predicting
 from service.http.bodies import OPENAPI_BODY, read_images
 from service.http.errors import InvalidRequest
-from service.http.services import Given, RequestLimits, Services, Tenant, admitted
+from service.http.services import Given, RequestLimits, Services, admitted
 
 MAX_TASKS = 64
 T = TypeVar("T")
@@ -43,7 +44,7 @@ _TASK_IDS: TypeAdapter[tuple[TaskId, ...]] = TypeAdapter(tuple[TaskId, ...])
 async def predict(
     request: Request,
     services: Given,
-    tenant: Tenant,
+    tenant: Predicting,
     task: TaskId,
     top_k: TopK = 5,
     version: VersionNumber = None,
@@ -61,7 +62,7 @@ async def predict(
 async def predict_many(
     request: Request,
     services: Given,
-    tenant: Tenant,
+    tenant: Predicting,
     tasks: Tasks,
     top_k: TopK = 5,
     timeout_ms: TimeoutMs = None,

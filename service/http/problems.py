@@ -18,6 +18,7 @@ from service.http import errors as http
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:protuning:problem:"
+CHALLENGE = 'Bearer realm="protuning"'
 CLIENT_CLOSED_REQUEST = 499
 # Where the error itself does not say when the server may be able to help.
 RETRY_AFTER = 5.0
@@ -32,6 +33,11 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     http.QueryTooLong: HTTPStatus.REQUEST_URI_TOO_LONG,
     # The service's own.
     service.ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    service.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    service.Forbidden: HTTPStatus.FORBIDDEN,
+    service.UnknownKey: HTTPStatus.NOT_FOUND,
+    service.InvalidKeyFile: HTTPStatus.INTERNAL_SERVER_ERROR,
+    service.OpenDoor: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.TaskNotFound: HTTPStatus.NOT_FOUND,
     service.BackboneConflict: HTTPStatus.CONFLICT,
     service.AdapterLoadFailed: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -139,6 +145,8 @@ class Problem:
         if self.retry_after is not None:
             # Whole seconds are all that the header can say, and 0 would invite a storm.
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = CHALLENGE
         if self.status == HTTPStatus.REQUEST_TIMEOUT:
             headers["Connection"] = "close"
         return headers

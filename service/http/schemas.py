@@ -4,6 +4,9 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from adapters.manifest import TenantId
+from service.tenants import DEFAULT_TENANT, KeyName, Scope
+
 # The index counts in 64 bits.
 LARGEST_VERSION = 2**63 - 1
 
@@ -88,6 +91,35 @@ class Activation(Wire):
 
     task: str
     version: int
+
+
+class NewKey(BaseModel):
+    """What a key is to be; `expires_at` is in seconds since the epoch, None for never."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tenant: TenantId = DEFAULT_TENANT
+    scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({"predict"})
+    name: KeyName = ""
+    expires_at: float | None = None
+
+
+class Key(Wire):
+    """A key, which only its `id` names. Times are seconds since the epoch, None for never."""
+
+    id: str
+    tenant: str
+    scopes: list[Scope]
+    name: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class CreatedKey(Key):
+    """A key and, this once, what has to be presented: it is kept nowhere."""
+
+    key: str
 
 
 class ProblemDocument(Wire):

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
 from service.images import ImageReader
+from service.keys import KeyRing
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
 from service.predict import Predictor
@@ -38,6 +39,7 @@ class Services:
     Args:
         predictor: Predicts.
         manager: Registers, lists and deletes.
+        keys: Knows who presents which key.
         images: Decodes.
         metrics: What a scrape gets.
         drain: Knows whether the server is about to stop.
@@ -48,6 +50,7 @@ class Services:
 
     predictor: Predictor
     manager: Manager
+    keys: KeyRing
     images: ImageReader
     metrics: PrometheusMetrics
     drain: Drain
@@ -61,13 +64,7 @@ def _services(request: Request) -> Services:
     return services
 
 
-def _tenant() -> str:
-    """Whose tasks a request is about: there is one tenant until there are keys."""
-    return "default"
-
-
 Given = Annotated[Services, Depends(_services)]
-Tenant = Annotated[str, Depends(_tenant)]
 
 
 async def admitted(services: Given) -> AsyncIterator[None]:

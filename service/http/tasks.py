@@ -11,24 +11,23 @@ from adapters.manifest import TaskId
 from adapters.store import index
 from service.errors import RequestCancelled
 from service.http import schemas
+from service.http.auth import Managing, Reading
 from service.http.bodies import MULTIPART
 from service.http.errors import InvalidRequest, UnsupportedContentType
 from service.http.multipart import Part, read_parts
-from service.http.services import Given, Tenant, admitted
+from service.http.paging import CURSOR, DEFAULT_LIMIT, Limit
+from service.http.services import Given, admitted
 
-DEFAULT_LIMIT = 100
-MAX_LIMIT = 1_000
 TASK_FIELD = "task_id"
 CHECKPOINT_FIELD = "checkpoint"
 _FIELDS = (TASK_FIELD, CHECKPOINT_FIELD)
 
 router = APIRouter(tags=["tasks"], dependencies=[Depends(admitted)])
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items of a page.")]
-TaskCursor = Annotated[TaskId | None, Query(description="The next_cursor of the page before.")]
+TaskCursor = Annotated[TaskId | None, Query(description=CURSOR)]
 VersionCursor = Annotated[
     int | None,
-    Query(ge=0, le=schemas.LARGEST_VERSION, description="The next_cursor of the page before."),
+    Query(ge=0, le=schemas.LARGEST_VERSION, description=CURSOR),
 ]
 Expected = Annotated[
     int | None,
@@ -58,7 +57,7 @@ _BODY = {
 
 @router.post("/tasks", status_code=status.HTTP_201_CREATED, openapi_extra=_BODY)
 async def register(
-    request: Request, response: Response, services: Given, tenant: Tenant
+    request: Request, response: Response, services: Given, tenant: Managing
 ) -> schemas.Version:
     """Register a checkpoint as a version of a task: it is proved and active in the answer."""
     fields = await _read_form(request)
@@ -70,7 +69,7 @@ async def register(
 
 @router.get("/tasks")
 async def list_tasks(
-    services: Given, tenant: Tenant, limit: Limit = DEFAULT_LIMIT, cursor: TaskCursor = None
+    services: Given, tenant: Reading, limit: Limit = DEFAULT_LIMIT, cursor: TaskCursor = None
 ) -> schemas.Page[schemas.Task]:
     """The tasks by name."""
     found = await services.manager.tasks(tenant, after=cursor or "", limit=limit + 1)
@@ -81,21 +80,21 @@ async def list_tasks(
 
 
 @router.get("/tasks/{task}")
-async def show_task(services: Given, tenant: Tenant, task: TaskId) -> schemas.Task:
+async def show_task(services: Given, tenant: Reading, task: TaskId) -> schemas.Task:
     """One task."""
     found = await services.manager.task(index.TaskKey(tenant=tenant, task=task))
     return _task(found, services.fingerprint)
 
 
 @router.delete("/tasks/{task}", status_code=status.HTTP_204_NO_CONTENT)
-async def delete_task(services: Given, tenant: Tenant, task: TaskId) -> None:
+async def delete_task(services: Given, tenant: Managing, task: TaskId) -> None:
     """Delete a task with all its versions. Requests in flight are still answered."""
     await services.manager.delete(index.TaskKey(tenant=tenant, task=task))
 
 
 @router.post("/tasks/{task}/rollback")
 async def rollback(
-    services: Given, tenant: Tenant, task: TaskId, expected: Expected = None
+    services: Given, tenant: Managing, task: TaskId, expected: Expected = None
 ) -> schemas.Activation:
     """Make the version that was active before the active one again."""
     key = index.TaskKey(tenant=tenant, task=task)
@@ -106,7 +105,7 @@ async def rollback(
 @router.get("/tasks/{task}/versions")
 async def list_versions(
     services: Given,
-    tenant: Tenant,
+    tenant: Reading,
     task: TaskId,
     limit: Limit = DEFAULT_LIMIT,
     cursor: VersionCursor = None,
@@ -122,7 +121,7 @@ async def list_versions(
 
 @router.get("/tasks/{task}/versions/{version}/checkpoint", response_class=Response)
 async def download(
-    services: Given, tenant: Tenant, task: TaskId, version: VersionNumber
+    services: Given, tenant: Managing, task: TaskId, version: VersionNumber
 ) -> Response:
     """A version's checkpoint, as it was registered."""
     key = index.TaskKey(tenant=tenant, task=task)

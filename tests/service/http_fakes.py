@@ -23,6 +23,7 @@ from service.http.services import RequestLimits, Services
 from service.images import ImageReader
 from service.metrics import PrometheusMetrics
 from service.predict import Label, Prediction, Timing
+from tests.service import policy_fakes
 
 FINGERPRINT = "f" * 64
 SMALL = Preprocessing(
@@ -178,6 +179,7 @@ def services(**changes: object) -> Iterator[Services]:
     built = Services(
         predictor=FakePredictor(),
         manager=FakeManager(),
+        keys=policy_fakes.key_ring(),
         images=images,
         metrics=PrometheusMetrics(),
         drain=Drain(),
@@ -191,10 +193,10 @@ def services(**changes: object) -> Iterator[Services]:
         images.close()
 
 
-def client(behind: Services) -> httpx.AsyncClient:
+def client(behind: Services, **options: object) -> httpx.AsyncClient:
     """A client of the routes within this process; what they do not catch reaches the test."""
     transport = httpx.ASGITransport(create_app(behind))
-    return httpx.AsyncClient(transport=transport, base_url="http://testserver")
+    return httpx.AsyncClient(transport=transport, base_url="http://testserver", **options)
 
 
 class _TellingServer(DrainingServer):

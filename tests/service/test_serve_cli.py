@@ -237,7 +237,6 @@ def test_the_log_is_json_and_holds_no_content(server):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--host", "0.0.0.0"], "--insecure"),  # noqa: S104
         (["--port", "99999"], "port"),
         (["--engine", "abacus"], "engine"),
     ],

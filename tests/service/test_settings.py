@@ -24,17 +24,16 @@ def test_arguments_go_before_the_environment_and_that_before_the_default(monkeyp
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
-def test_loopback_needs_no_permission(host):
+def test_loopback_needs_no_keys(host):
     """Nobody else can reach it."""
-    assert Settings(host=host).host == host
+    assert not Settings(host=host).needs_keys
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])  # noqa: S104
-def test_other_addresses_are_refused_without_insecure(host):
-    """There are no keys, so an open server has to be asked for."""
-    with pytest.raises(ValidationError, match="--insecure"):
-        Settings(host=host)
-    assert Settings(host=host, insecure=True).host == host
+def test_other_addresses_need_keys_or_insecure(host):
+    """An open server has to be asked for."""
+    assert Settings(host=host).needs_keys
+    assert not Settings(host=host, insecure=True).needs_keys
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ async def test_it_looks_once_a_period_and_outlives_every_error(replica):
             assert (len(reads), replica.proofs) == (look, look)
             await advance(PERIOD / 2 + 0.1)
         await until(lambda: len(reads) == 4)
-    assert [entry["event"] for entry in logs] == ["watching_failed"] * 2
+    assert [entry["event"] for entry in logs] == ["step_failed"] * 2
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watching

@@ -1,0 +1,53 @@
+"""Who asks: the key of a request becomes a principal, and each route says which scope it needs."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from service.http.services import Given
+from service.tenants import Principal, Scope
+
+_bearer = HTTPBearer(auto_error=False, description="A key, as `protuning keys create` gives it.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key.")
+
+
+async def authenticated(
+    request: Request,
+    services: Given,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> Principal:
+    """Whoever holds the request's key; the log line of the request names them.
+
+    Raises:
+        Unauthenticated: there is no key, or it opens nothing.
+        StoreUnavailable: the key was never seen, and the store cannot be asked.
+    """
+    presented = header if bearer is None else bearer.credentials
+    principal = await services.keys.authenticate(presented)
+    request.state.principal = principal
+    return principal
+
+
+def _having(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
+    async def require(principal: Annotated[Principal, Depends(authenticated)]) -> Principal:
+        principal.require(*scopes)
+        return principal
+
+    return require
+
+
+def _tenant_of(*scopes: Scope) -> Callable[[Principal], Awaitable[str]]:
+    async def tenant(principal: Annotated[Principal, Depends(_having(*scopes))]) -> str:
+        return principal.tenant
+
+    return tenant
+
+
+# The tenant of a request that predicts, changes tasks, or looks at them.
+Predicting = Annotated[str, Depends(_tenant_of("predict"))]
+Managing = Annotated[str, Depends(_tenant_of("manage"))]
+Reading = Annotated[str, Depends(_tenant_of("predict", "manage"))]
+Administering = Annotated[Principal, Depends(_having("admin"))]
