@@ -19,6 +19,8 @@ from service.errors import DeadlineExceeded, RetryLater, TaskNotFound, TooManyIm
 from service.metrics import Metrics
 from service.types import TaskKey
 
+Images = NDArray[np.uint8] | NDArray[np.float32]
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -42,12 +44,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer of one task: for each image its likeliest labels, best first."""
+    """The answer of one task: for each image its likeliest labels, best first.
+
+    `logits` are those of all classes, float32 [n, classes], where they were asked for.
+    """
 
     task: str
     version: int
     labels: tuple[tuple[Label, ...], ...]
     timing: Timing
+    logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class _Question:
     deadline: float
     top_k: int
     priority: int
+    logits: bool
 
 
 class Predictor:
@@ -91,17 +98,20 @@ class Predictor:
         self,
         tenant: str,
         task: str,
-        images: NDArray[np.uint8],
+        images: Images,
         *,
         deadline: float,
         version: int | None = None,
         top_k: int = 5,
         priority: int = 0,
+        logits: bool = False,
     ) -> Prediction:
-        """Run uint8 pixels [n, H, W, 3] of the backbone's input size through one task.
+        """Run images of the backbone's input size through one task.
 
-        `deadline` is in the event loop's monotonic seconds. No `version` means the active one,
-        as it is now: a switch while this runs changes nothing.
+        They are uint8 pixels [n, H, W, 3], or float32 [n, 3, H, W], finite and normalised as the
+        backbone takes them. `deadline` is in the event loop's monotonic seconds. No `version`
+        means the active one, as it is now: a switch while this runs changes nothing. `logits`
+        asks for those of all classes as well.
 
         Raises:
             TaskNotFound: there is no such task or version.
@@ -115,13 +125,15 @@ class Predictor:
         """
         pixels = torch.from_numpy(images)
         key = TaskKey(tenant, task)
-        return await self._answer(_Question(key, version, pixels, deadline, top_k, priority))
+        return await self._answer(
+            _Question(key, version, pixels, deadline, top_k, priority, logits)
+        )
 
     async def predict_many(
         self,
         tenant: str,
         tasks: Sequence[str],
-        images: NDArray[np.uint8],
+        images: Images,
         *,
         deadline: float,
         top_k: int = 5,
@@ -139,7 +151,7 @@ class Predictor:
         """
         pixels = torch.from_numpy(images)
         questions = [
-            _Question(TaskKey(tenant, task), None, pixels, deadline, top_k, priority)
+            _Question(TaskKey(tenant, task), None, pixels, deadline, top_k, priority, logits=False)
             for task in tasks
         ]
         answers = [asyncio.ensure_future(self._answer(question)) for question in questions]
@@ -177,7 +189,7 @@ class Predictor:
         self._metrics.phase("load", lease.load_seconds)
         self._metrics.phase("queue", answer.queue_seconds)
         self._metrics.phase("compute", answer.compute_seconds)
-        return _prediction(ref, lease, answer, question.top_k)
+        return _prediction(ref, lease, answer, question)
 
     @contextmanager
     def _counted(self, task: TaskKey) -> Iterator[None]:
@@ -199,8 +211,9 @@ def _outcome(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, top_k: int) -> Prediction:
-    scores, indices = answer.logits.softmax(-1).topk(min(top_k, len(lease.labels)))
+def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, question: _Question) -> Prediction:
+    top_k = min(question.top_k, len(lease.labels))
+    scores, indices = answer.logits.softmax(-1).topk(top_k)
     labels = tuple(
         tuple(Label(lease.labels[i], i, score) for i, score in zip(row, row_scores, strict=True))
         for row, row_scores in zip(indices.tolist(), scores.tolist(), strict=True)
@@ -212,4 +225,5 @@ def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, top_k: int) -> Pr
         batch_images=answer.batch_images,
         batch_tasks=answer.batch_tasks,
     )
-    return Prediction(ref.task, ref.version, labels, timing)
+    logits = answer.logits.numpy() if question.logits else None
+    return Prediction(ref.task, ref.version, labels, timing, logits)

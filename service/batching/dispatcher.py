@@ -32,8 +32,9 @@ class Job:
     Args:
         task: Whose work it is.
         slot: Where the adapter is.
-        images: uint8 pixels [n, H, W, 3] of the backbone's input size. Jobs that hold the same
-            tensor share its images where they meet in a batch.
+        images: uint8 pixels [n, H, W, 3] of the backbone's input size, or float32 [n, 3, H, W] as
+            the backbone takes them. Jobs that hold the same tensor share its images where they
+            meet in a batch.
         release: Called exactly once, on the event loop, as soon as the engine needs the slot no
             more: never before, even if the client has long gone.
         deadline: Monotonic seconds from which on the images need not start any more.

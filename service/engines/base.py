@@ -40,24 +40,37 @@ class EngineBatch:
 
     Args:
         images: uint8 pixels [U, H, W, 3] of the backbone's input size.
-        rows: int64 [R], row r runs `images[rows[r]]`, so that several tasks can share an image;
+        rows: int64 [R], row r runs image `rows[r]`, so that several tasks can share an image;
             None where row r runs image r.
         segments: They cover the rows 0 to R in order, each with one row at least.
+        normalised: Further images as the backbone takes them, float32 [V, 3, H, W], counted from
+            U on; None in nearly every batch.
 
     Raises:
-        ValueError: pixels that are not such an array, or segments that leave rows out.
+        ValueError: images that are not such arrays, or segments that leave rows out.
     """
 
     images: Tensor
     rows: Tensor | None
     segments: tuple[EngineSegment, ...]
+    normalised: Tensor | None = None
+
+    @property
+    def distinct_images(self) -> int:
+        """How many images there are of either kind, U + V."""
+        return len(self.images) + (0 if self.normalised is None else len(self.normalised))
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
             raise ValueError(
                 f"Images are uint8 [U, H, W, 3], not {self.images.dtype} {[*self.images.shape]}."
             )
-        count = len(self.images) if self.rows is None else len(self.rows)
+        more = self.normalised
+        if more is not None and (more.dtype != torch.float32 or more.shape[1:2] != (3,)):
+            raise ValueError(
+                f"Normalised images are float32 [V, 3, H, W], not {more.dtype} {[*more.shape]}."
+            )
+        count = self.distinct_images if self.rows is None else len(self.rows)
         bounds = [0, *(segment.stop for segment in self.segments)]
         starts = [segment.start for segment in self.segments]
         if starts != bounds[:-1] or bounds[-1] != count or any(a >= b for a, b in pairwise(bounds)):

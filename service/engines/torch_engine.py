@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters.backbone import StagedBackbone
+from adapters.manifest import BackboneSpec
 from adapters.preprocess import normalize
 from adapters.proof import DtypeName
 from service.engines.bank import AdapterBank, Resident
@@ -99,7 +100,7 @@ class TorchEngine:
         """
         residents = [self._resident(segment.slot) for segment in batch.segments]
         mixed = MixedPass(arrange(batch, residents), self._bank, self._backbone.layout)
-        return mixed.logits(self._backbone.features(self._pixels(batch.images), mixed.at_site))
+        return mixed.logits(self._backbone.features(self._input(batch), mixed.at_site))
 
     @torch.inference_mode()
     def features(self, images_UHWC: Tensor) -> Tensor:
@@ -123,11 +124,24 @@ class TorchEngine:
         except KeyError:
             raise UnknownSlot(f"{slot} is not loaded. Load its adapter again.") from None
 
+    def _input(self, batch: EngineBatch) -> Tensor:
+        """All images of a batch as the backbone takes them."""
+        if batch.normalised is None:
+            return self._pixels(batch.images)
+        _require_size(batch.normalised.shape[2:], self.spec)
+        more_VCHW = batch.normalised.to(self.device, self._dtype)
+        return torch.cat([self._pixels(batch.images), more_VCHW])
+
     def _pixels(self, images_UHWC: Tensor) -> Tensor:
-        size = self.spec.preprocessing
-        if images_UHWC.shape[1:3] != (size.height, size.width):
-            raise ValueError(
-                f"The images are {[*images_UHWC.shape[1:3]]} pixels, and {self.spec.name} takes "
-                f"{[size.height, size.width]}. Use its evaluation transform."
-            )
-        return normalize(images_UHWC.to(self.device), size).to(self._dtype)
+        _require_size(images_UHWC.shape[1:3], self.spec)
+        pixels = normalize(images_UHWC.to(self.device), self.spec.preprocessing)
+        return pixels.to(self._dtype)
+
+
+def _require_size(size: torch.Size, spec: BackboneSpec) -> None:
+    wanted = spec.preprocessing.height, spec.preprocessing.width
+    if size != wanted:
+        raise ValueError(
+            f"The images are {[*size]} pixels, and {spec.name} takes {[*wanted]}. Use its "
+            "evaluation transform."
+        )

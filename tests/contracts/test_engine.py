@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adapters.errors import InvalidSpec
+from adapters.preprocess import normalize
 from adapters.proof import check_logits, golden_batch
 from service.engines.base import EngineBatch, EngineSegment, Slot
 from service.engines.folded import fold, fold_adapter
@@ -175,6 +176,36 @@ def test_images_of_another_size_are_refused(make_engine):
     slot = engine.load(adapter())
     with pytest.raises(ValueError, match="evaluation transform"):
         engine.run(one_segment(slot, makers.pixels(1, 32, 32)))
+
+
+@pytest.mark.parametrize("uint8_images", [0, 2])
+def test_normalised_images_are_the_same_images(make_engine, uint8_images):
+    """Alone, beside uint8 ones, and shared by tasks: each row gets the slow way's logits."""
+    engine = make_engine()
+    images = pixels(4)
+    more = normalize(images[uint8_images:], engine.spec.preprocessing)
+    slots = engine.load(adapter(4)), engine.load(adapter(7, seed=1))
+    parts = EngineSegment(slots[1], 0, 2), EngineSegment(slots[0], 2, 6)
+    rows = torch.tensor([3, 0, 0, 1, 2, 3])
+    first, second = engine.run(EngineBatch(images[:uint8_images], rows, parts, more))
+    torch.testing.assert_close(first, expected(7, 1, images)[[3, 0]])
+    torch.testing.assert_close(second, expected(4, 0, images))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (torch.zeros(1, 3, 32, 32), "evaluation transform"),
+        (torch.zeros(1, 3, 160, 160, dtype=torch.float64), "float32"),
+        (torch.zeros(1, 160, 160, 3), "float32"),
+    ],
+)
+def test_normalised_images_of_another_shape_are_refused(make_engine, more, says):
+    """Nothing is scaled, cast or transposed on the way."""
+    engine = make_engine()
+    slot = engine.load(adapter())
+    with pytest.raises(ValueError, match=says):
+        engine.run(EngineBatch(pixels(1), None, (EngineSegment(slot, 0, 2),), more))
 
 
 @pytest.mark.parametrize(

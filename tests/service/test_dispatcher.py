@@ -372,8 +372,10 @@ async def test_answers_never_cross(bench):
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.data())
 def test_rows_of_a_batch_are_the_images_of_its_parts(data):
-    """However parts share tensors, the rows are their images in order, and none is in twice."""
+    """However parts share tensors of either kind, rows are their images, and none is in twice."""
     payloads = [pixels(5, seed=n) for n in range(3)]
+    for which in range(data.draw(st.integers(0, 3))):
+        payloads[which] = payloads[which].permute(0, 3, 1, 2).float() / 255
     segments, rows, distinct = [], [], set()
     for number in range(data.draw(st.integers(1, 3))):
         parts = []
@@ -383,11 +385,13 @@ def test_rows_of_a_batch_are_the_images_of_its_parts(data):
             stop = data.draw(st.integers(start + 1, 5))
             item = WorkItem(0, TaskKey("t", "t"), Slot(number), 5, payloads[which], 0.0)
             parts.append(Part(item, start, stop))
-            rows.append(payloads[which][start:stop])
+            rows += payloads[which][start:stop]
             distinct |= {(which, image) for image in range(start, stop)}
         segments.append(Segment(Slot(number), tuple(parts)))
     batch = assemble(Batch(tuple(segments)))
-    images = batch.images if batch.rows is None else batch.images[batch.rows]
-    assert torch.equal(images, torch.cat(rows))
-    assert len(batch.images) == len(distinct)
+    images = [*batch.images, *([] if batch.normalised is None else batch.normalised)]
+    numbers = range(len(images)) if batch.rows is None else batch.rows.tolist()
+    for number, row in zip(numbers, rows, strict=True):
+        assert torch.equal(images[number], row)
+    assert len(images) == batch.distinct_images == len(distinct)
     assert [(s.slot, s.rows) for s in batch.segments] == [(s.key, s.images) for s in segments]

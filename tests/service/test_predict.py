@@ -123,6 +123,15 @@ async def test_a_prediction_is_the_models(stack, made):
     assert pins(stack) == 0
 
 
+async def test_all_logits_come_where_they_are_asked_for(stack, made):
+    """Those that the scores were made of, for every class."""
+    images = pixels(2)
+    prediction = await ask(stack, "birds", images, top_k=1, logits=True)
+    softmax = torch.from_numpy(prediction.logits).softmax(-1)
+    torch.testing.assert_close(softmax, expected(made, "birds", images))
+    assert (await ask(stack, "birds", images)).logits is None
+
+
 async def test_top_k_cuts_the_list(stack):
     """So many labels for each image, and never more than there are classes."""
     for top_k, length in ((1, 1), (3, 3), (100, 4)):
