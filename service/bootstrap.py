@@ -90,7 +90,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         keys = await _key_ring(settings, policies)
         await stack.enter_async_context(_running(policies.follow(settings.watch_period)))
         engine = await asyncio.to_thread(_engine, settings)
-        index = await asyncio.to_thread(open_index, settings.index)
+        index = await _index(settings)
         stack.push_async_callback(index.close)
         images = _images(settings, engine.spec)
         stack.callback(images.close)
@@ -137,6 +137,13 @@ def _images(settings: Settings, spec: BackboneSpec) -> ImageReader:
         decoders=settings.decoders,
         max_waiting=settings.queue_images,
     )
+
+
+async def _index(settings: Settings) -> Index:
+    index = await asyncio.to_thread(open_index, settings.index)
+    for warning in await index.warnings():
+        log.warning("index_at_risk", warning=warning)
+    return index
 
 
 def _engine(settings: Settings) -> TorchEngine:

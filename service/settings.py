@@ -40,7 +40,7 @@ class Settings(BaseSettings):
 
     index: str = Field(
         default_factory=lambda: f"sqlite:///{_default_directory() / 'index.db'}",
-        description="The index of tasks, sqlite:///PATH.",
+        description="The index of tasks: sqlite:///PATH, or redis://HOST:PORT/DATABASE.",
     )
     store: str = Field(
         default_factory=lambda: str(_default_directory() / "store"),

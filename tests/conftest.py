@@ -1,10 +1,13 @@
 """Fixtures that every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.redis_servers import RedisServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,3 +25,21 @@ def real_inputs() -> Path:
     if not (folder / "weights").is_dir():
         pytest.skip(f"not run: no real inputs at {folder} (set PROTUNING_REAL_INPUTS)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that keeps nothing; who uses it takes `emptied`."""
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--save", "") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A cluster of one node that has all slots."""
+    arguments = ("--save", "", "--cluster-enabled", "yes")
+    with RedisServer(tmp_path_factory.mktemp("cluster"), *arguments) as server:
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        server.read_log_until("Cluster state changed: ok")
+        server.url = server.url.replace("redis://", "redis+cluster://").rpartition("/")[0]
+        yield server

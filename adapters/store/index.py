@@ -11,6 +11,10 @@ VersionState = Literal["pending", ProofState]
 ChangeKind = Literal["registered", ProofState, "activated", "retired", "deleted"]
 VersionNumber = Annotated[int, Field(ge=1)]
 
+# Most events that an index keeps, and most activations of a task that `rollback` can walk back.
+KEPT_CHANGES = 10_000
+KEPT_ACTIVATIONS = 100
+
 
 class TaskKey(Frozen):
     """The name of a task; ids are per tenant."""
@@ -202,6 +206,15 @@ class Index(Protocol):
         Old events are trimmed. Where the first one is not `since + 1`, or `last_change` is less
         than `since` (an index restored from a backup), read everything anew.
         """
+
+    async def wait_for_change(self, since: int, *, timeout: float) -> None:
+        """Return soon after an event behind `since`, and in any case after `timeout` seconds.
+
+        It may return early, and it may miss an event: it saves reads, and replaces none.
+        """
+
+    async def warnings(self) -> list[str]:
+        """What an operator should know about how the index is set up, one sentence each."""
 
     async def referenced_digests(self) -> set[str]:
         """The digests of all versions."""

@@ -5,20 +5,26 @@ from pathlib import Path
 from adapters.errors import UnsupportedStoreUrl
 from adapters.store.index import Index
 from adapters.store.records import Records
+from adapters.store.redis_index import RedisIndex
+from adapters.store.redis_records import RedisRecords
+from adapters.store.redis_url import public_name
 from adapters.store.sqlite import SqliteIndex
 from adapters.store.sqlite_records import SqliteRecords
 
 _SQLITE = "sqlite:///"
+_REDIS = ("redis:", "rediss:", "redis+", "rediss+")
 
 
 def open_index(url: str) -> Index:
-    """Open the index at `sqlite:///PATH` (an absolute PATH makes it four slashes).
+    """Open the index at `sqlite:///PATH` (an absolute PATH makes it four slashes), or in Redis.
+
+    For Redis see `adapters.store.redis_url.connect`.
 
     Raises:
         UnsupportedStoreUrl: another kind of URL.
         StoreError: see `SqliteIndex`.
     """
-    return SqliteIndex(_sqlite_path(url))
+    return RedisIndex(url) if url.startswith(_REDIS) else SqliteIndex(_sqlite_path(url))
 
 
 def open_records(url: str) -> Records:
@@ -28,14 +34,14 @@ def open_records(url: str) -> Records:
         UnsupportedStoreUrl: another kind of URL.
         StoreError: see `SqliteRecords`.
     """
-    return SqliteRecords(_sqlite_path(url))
+    return RedisRecords(url) if url.startswith(_REDIS) else SqliteRecords(_sqlite_path(url))
 
 
 def _sqlite_path(url: str) -> Path:
     path = url.removeprefix(_SQLITE)
     if path in ("", url):
         raise UnsupportedStoreUrl(
-            f"{url!r} is not the URL of an index. Write sqlite:///PATH, such as "
-            "sqlite:////var/lib/protuning/index.db."
+            f"{public_name(url)!r} is not the URL of an index. Write sqlite:///PATH, such as "
+            "sqlite:////var/lib/protuning/index.db, or redis://HOST:PORT/DATABASE."
         )
     return Path(path)

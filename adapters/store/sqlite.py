@@ -1,6 +1,7 @@
 """The index in one SQLite file: the embedded default."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -11,6 +12,8 @@ from adapters.store import sqlite_writes as writes
 from adapters.store.index import ChangeEvent, ProofState, Replay, Task, TaskKey, Verdict, Version
 from adapters.store.sqlite_schema import connect, create_index
 from adapters.store.sqlite_worker import P, Statement, T, Worker, sqlite_errors
+
+SECONDS_BETWEEN_LOOKS = 0.25
 
 
 class SqliteIndex:
@@ -100,6 +103,17 @@ class SqliteIndex:
     async def changes(self, since: int, *, limit: int) -> list[ChangeEvent]:
         """See `Index`."""
         return await self._read(reads.changes, since, limit)
+
+    async def wait_for_change(self, since: int, *, timeout: float) -> None:
+        """See `Index`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while await self.last_change() == since:
+                    await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+    async def warnings(self) -> list[str]:
+        """See `Index`."""
+        return []
 
     async def referenced_digests(self) -> set[str]:
         """See `Index`."""

@@ -4,9 +4,9 @@ import json
 from sqlite3 import Connection, Row
 from typing import Any
 
-from adapters.errors import NoActiveVersion, UnknownTask, UnknownVersion
 from adapters.manifest import AdapterRef
 from adapters.store.index import ChangeEvent, Replay, Task, TaskKey, Verdict, Version
+from adapters.store.refusals import no_active_version, unknown_task, unknown_version
 
 
 def resolve(db: Connection, key: TaskKey, fingerprint: str) -> AdapterRef:
@@ -23,10 +23,7 @@ def resolve(db: Connection, key: TaskKey, fingerprint: str) -> AdapterRef:
     if found:
         return AdapterRef(**found[0])
     get_task(db, key)
-    raise NoActiveVersion(
-        f"Task {key.task!r} has no active version for backbone {fingerprint[:12]}. Register an "
-        "adapter that was trained on this backbone, or wait until its proof has run."
-    )
+    raise no_active_version(key, fingerprint)
 
 
 def get_task(db: Connection, key: TaskKey) -> Task:
@@ -35,9 +32,7 @@ def get_task(db: Connection, key: TaskKey) -> Task:
         db, "SELECT * FROM tasks WHERE (tenant, task) = (:tenant, :task) AND NOT deleted", key
     )
     if not found:
-        raise UnknownTask(
-            f"There is no task {key.task!r}. Register it first, or check the spelling."
-        )
+        raise unknown_task(key)
     return _task(db, found[0])
 
 
@@ -52,9 +47,7 @@ def get_version(db: Connection, key: TaskKey, version: int) -> Version:
     if found:
         return version_record(found[0])
     get_task(db, key)
-    raise UnknownVersion(
-        f"Task {key.task!r} has no version {version}. List its versions to see which there are."
-    )
+    raise unknown_version(key, version)
 
 
 def list_tasks(db: Connection, tenant: str, after: str, limit: int) -> list[Task]:

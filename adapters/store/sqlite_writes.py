@@ -5,13 +5,24 @@ from sqlite3 import Connection
 
 from pydantic import JsonValue
 
-from adapters.errors import NothingToRollBackTo, PointerMoved, VersionInUse, VersionNotReady
 from adapters.manifest import AdapterRef
-from adapters.store.index import ChangeKind, ProofState, Replay, TaskKey, Verdict, Version
+from adapters.store.index import (
+    KEPT_ACTIVATIONS,
+    KEPT_CHANGES,
+    ChangeKind,
+    ProofState,
+    Replay,
+    TaskKey,
+    Verdict,
+    Version,
+)
+from adapters.store.refusals import (
+    nothing_to_roll_back_to,
+    pointer_moved,
+    version_in_use,
+    version_not_ready,
+)
 from adapters.store.sqlite_reads import get_task, get_version, rows, version_record
-
-KEPT_CHANGES = 10_000
-KEPT_ACTIVATIONS = 100
 
 
 def register(
@@ -65,10 +76,7 @@ def activate(db: Connection, key: TaskKey, version: int, expected: int | None, n
     """See `Index.activate`."""
     wanted = get_version(db, key, version)
     if wanted.state != "ready":
-        raise VersionNotReady(
-            f"Version {version} of task {key.task!r} is {wanted.state}. Only a version whose "
-            "proof has held can become active."
-        )
+        raise version_not_ready(key, version, wanted.state)
     active = _active(db, key, wanted.fingerprint)
     if active == version:
         return
@@ -93,10 +101,7 @@ def rollback(
         **pointer,
     )
     if not earlier:
-        raise NothingToRollBackTo(
-            f"No version of task {key.task!r} that still exists was active before version "
-            f"{expected}. Activate a version by its number."
-        )
+        raise nothing_to_roll_back_to(key, expected)
     position, version = earlier[0]
     rows(
         db,
@@ -115,10 +120,7 @@ def retire(db: Connection, key: TaskKey, version: int, now: float) -> None:
     """See `Index.retire`."""
     fingerprint = get_version(db, key, version).fingerprint
     if _active(db, key, fingerprint) == version:
-        raise VersionInUse(
-            f"Version {version} of task {key.task!r} is active. Activate another one first, or "
-            "delete the task."
-        )
+        raise version_in_use(key, version)
     rows(
         db,
         "DELETE FROM activations WHERE (tenant, task, version) = (:tenant, :task, :version)",
@@ -184,10 +186,7 @@ def _active(db: Connection, key: TaskKey, fingerprint: str) -> int | None:
 
 def _expect(key: TaskKey, active: int | None, expected: int | None) -> None:
     if active != expected:
-        raise PointerMoved(
-            f"Task {key.task!r} has the active version {active}, not {expected}: somebody else "
-            "has changed it. Look at the task, then try again."
-        )
+        raise pointer_moved(key, active, expected)
 
 
 def _push(db: Connection, key: TaskKey, fingerprint: str, version: int) -> None:

@@ -7,10 +7,9 @@ import pytest
 
 from adapters.store.index import Index, TaskKey, Version
 from adapters.store.opening import open_index
+from tests.redis_servers import RedisServer
 
-INDEXES: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda directory: f"sqlite:///{directory}/index.db",
-}
+INDEXES = ("sqlite", "redis", "redis-cluster")
 FLOWERS = TaskKey(task="flowers")
 RESNET = "a" * 64
 
@@ -23,8 +22,11 @@ def anyio_backend() -> str:
 
 @pytest.fixture(params=INDEXES)
 def new_index_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """Gives the URL of a fresh index for each directory."""
-    return INDEXES[request.param]
+    """Gives the URL of a fresh index for each directory; in Redis it ends the one before."""
+    if request.param == "sqlite":
+        return lambda directory: f"sqlite:///{directory}/index.db"
+    server: RedisServer = request.getfixturevalue(request.param.replace("-", "_"))
+    return lambda _: server.emptied()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What every index must do with lists, events, references and verdicts."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -68,6 +69,22 @@ async def test_changes_tell_the_story_in_order(index: Index, make_active: MakeAc
     assert events[-1] == ChangeEvent(sequence=9, kind="deleted", key=FLOWERS, version=None, at=5)
     assert await index.changes(4, limit=2) == events[4:6]
     assert await index.changes(await index.last_change(), limit=9) == []
+
+
+async def test_waiting_ends_with_a_change(index: Index, register: Register) -> None:
+    """Who waits for events behind the last one is woken by the next, or when the time is up."""
+    await register()
+    await index.wait_for_change(1, timeout=0.01)
+    await index.wait_for_change(0, timeout=3_600)
+
+    async def wait() -> None:
+        while await index.last_change() == 1:
+            await index.wait_for_change(1, timeout=3_600)
+
+    waiting = asyncio.create_task(wait())
+    await register(number=2)
+    await waiting
+    assert await index.last_change() == 2
 
 
 async def test_references_follow_the_versions(index: Index, register: Register) -> None:

@@ -1,0 +1,64 @@
+-- The names of all keys, and what several operations do to them. It stands before each script;
+-- docs/store.md draws the layout. Whatever is not an argument comes back as a Lua number or string.
+
+local root = KEYS[1]
+
+local function key(...)
+  return root .. ':' .. table.concat({...}, ':')
+end
+
+-- The keys of one task.
+local function of_task(tenant, task)
+  local name = tenant .. ':' .. task
+  return {
+    tenant = tenant,
+    task = task,
+    fields = key('task', name),
+    numbers = key('versions', name),
+    digests = key('digests', name),
+    version = function(number) return key('version', name, number) end,
+    history = function(fingerprint) return key('history', name, fingerprint) end,
+    pending = function(number) return name .. ':' .. number end,
+  }
+end
+
+local function is_live(this)
+  return redis.call('HEXISTS', this.fields, 'created_at') == 1
+end
+
+-- Why a version was not found.
+local function missing(this)
+  return {is_live(this) and 'unknown_version' or 'unknown_task'}
+end
+
+-- The number of the active version as text, '' where there is none.
+local function active_number(this, fingerprint)
+  local active = redis.call('HGET', this.fields, 'active:' .. fingerprint)
+  return active and string.match(active, '^%d+') or ''
+end
+
+-- Make a version the active one; returns the pointer, which says its number and digest.
+local function point_to(this, fingerprint, number)
+  local pointer = number .. ':' .. redis.call('HGET', this.version(number), 'digest')
+  redis.call('HSET', this.fields, 'active:' .. fingerprint, pointer)
+  return pointer
+end
+
+local function forget_version(this, number)
+  local record = this.version(number)
+  local digest, fingerprint = unpack(redis.call('HMGET', record, 'digest', 'fingerprint'))
+  redis.call('DEL', record)
+  redis.call('ZREM', this.numbers, number)
+  redis.call('HDEL', this.digests, digest)
+  redis.call('ZREM', key('pending', fingerprint), this.pending(number))
+  if redis.call('HINCRBY', key('references'), digest, -1) == 0 then
+    redis.call('HDEL', key('references'), digest)
+  end
+end
+
+-- Number an event and tell everybody who waits for one.
+local function tell(kind, this, number, now)
+  local sequence = redis.call('INCR', key('sequence'))
+  redis.call('XADD', key('changes'), 'MAXLEN', '~', kept_changes, sequence .. '-0',
+    'kind', kind, 'tenant', this.tenant, 'task', this.task, 'version', number, 'at', now)
+end
