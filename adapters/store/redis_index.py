@@ -105,10 +105,10 @@ class RedisIndex:
 
     async def get_task(self, key: TaskKey) -> Task:
         """See `Index`."""
-        fields = await self._command("HGETALL", key_of("task", key.tenant, key.task))
-        if "created_at" not in fields:
+        task = await self._command("HGETALL", key_of("task", key.tenant, key.task))
+        if "created_at" not in task:
             raise refusals.unknown_task(key)
-        return fields.task_record(key, fields)
+        return fields.task_record(key, task)
 
     async def get_version(self, key: TaskKey, version: int) -> Version:
         """See `Index`."""
