@@ -20,7 +20,10 @@ from pydantic import BaseModel, ValidationError
 from service.errors import ServiceError
 from service.http.schemas import (
     Activation,
+    CreatedKey,
+    Key,
     ManyPredictions,
+    NewKey,
     Page,
     Prediction,
     ProblemDocument,
@@ -75,11 +78,15 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     params: dict[str, Any] = field(default_factory=dict)
     files: list[tuple[str, Any]] | None = None
+    json: BaseModel | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments of httpx's `request`."""
         params = {name: value for name, value in self.params.items() if value is not None}
-        return {"method": self.method, "url": self.path, "params": params, "files": self.files}
+        options = {"method": self.method, "url": self.path, "params": params, "files": self.files}
+        if self.json is not None:
+            options["json"] = self.json.model_dump(mode="json")
+        return options
 
     def result(self, response: httpx.Response) -> T:
         """What the answer says.
@@ -201,3 +208,21 @@ def rollback(task: str) -> Call[Activation]:
 def delete(task: str) -> Call[None]:
     """Delete a task with all its versions."""
     return Call("DELETE", _at("tasks", task), _nothing)
+
+
+def create_key(wanted: NewKey) -> Call[CreatedKey]:
+    """Create a key."""
+    return Call("POST", "/admin/keys", _model(CreatedKey), json=wanted)
+
+
+def keys(
+    *, tenant: str | None = None, limit: int | None = None, cursor: str | None = None
+) -> Call[Page[Key]]:
+    """A page of the keys, by id."""
+    params = {"tenant": tenant, "limit": limit, "cursor": cursor}
+    return Call("GET", "/admin/keys", _model(Page[Key]), params)
+
+
+def revoke_key(key_id: str) -> Call[Key]:
+    """Revoke a key."""
+    return Call("DELETE", _at("admin", "keys", key_id), _model(Key))

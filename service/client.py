@@ -53,6 +53,9 @@ class _Operations:
     checkpoint = _Operation(calls.checkpoint)
     rollback = _Operation(calls.rollback)
     delete = _Operation(calls.delete)
+    create_key = _Operation(calls.create_key)
+    keys = _Operation(calls.keys)
+    revoke_key = _Operation(calls.revoke_key)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,10 @@ def _transport_errors(url: httpx.URL) -> Iterator[None]:
         ) from error
 
 
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
 def _backoff(error: Exception) -> bool | float:
     """Whether to try again, and after how many seconds where the server has said so."""
     if not isinstance(error, Refused) or error.problem.status not in RETRY_STATUSES:
@@ -89,18 +96,25 @@ def _backoff(error: Exception) -> bool | float:
 
 
 class Client(_Operations):
-    """A server, asked synchronously. Use it in a `with` statement, from any number of threads."""
+    """A server, asked synchronously. Use it in a `with` statement, from any number of threads.
+
+    `key` is an API key; where the server needs none, it is not looked at.
+    """
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
         *,
+        key: str | None = None,
         patience: Patience = Patience(),
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._patience = patience
         self._http = httpx.Client(
-            base_url=url, timeout=patience.request_seconds, transport=transport
+            base_url=url,
+            headers=_headers(key),
+            timeout=patience.request_seconds,
+            transport=transport,
         )
 
     def __enter__(self) -> Self:
@@ -120,18 +134,25 @@ class Client(_Operations):
 
 
 class AsyncClient(_Operations):
-    """A server, asked asynchronously. Use it in an `async with` statement."""
+    """A server, asked asynchronously. Use it in an `async with` statement.
+
+    `key` is an API key; where the server needs none, it is not looked at.
+    """
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
         *,
+        key: str | None = None,
         patience: Patience = Patience(),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._patience = patience
         self._http = httpx.AsyncClient(
-            base_url=url, timeout=patience.request_seconds, transport=transport
+            base_url=url,
+            headers=_headers(key),
+            timeout=patience.request_seconds,
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:

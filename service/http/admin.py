@@ -29,7 +29,7 @@ async def create_key(
         wanted.tenant, wanted.scopes, name=wanted.name, expires_at=wanted.expires_at
     )
     response.headers["Cache-Control"] = "no-store"
-    return schemas.CreatedKey(**_key(key).model_dump(), key=str(token))
+    return schemas.CreatedKey.with_token(key, token)
 
 
 @router.get("/keys")
@@ -43,7 +43,7 @@ async def list_keys(
     """The keys by id; revoked and expired ones too."""
     found = await services.keys.keys(tenant=tenant, after=cursor or "", limit=limit + 1)
     return schemas.Page(
-        items=[_key(key) for key in found[:limit]],
+        items=[schemas.Key.of(key) for key in found[:limit]],
         next_cursor=found[limit - 1].id if len(found) > limit else None,
     )
 
@@ -51,16 +51,4 @@ async def list_keys(
 @router.delete("/keys/{key_id}")
 async def revoke_key(services: Given, _admin: Administering, key_id: KeyId) -> schemas.Key:
     """Revoke a key: at once on this server, within its watch period on others."""
-    return _key(await services.keys.revoke(key_id))
-
-
-def _key(key: tenants.Key) -> schemas.Key:
-    return schemas.Key(
-        id=key.id,
-        tenant=key.tenant,
-        scopes=sorted(key.scopes),
-        name=key.name,
-        created_at=key.created_at,
-        expires_at=key.expires_at,
-        revoked_at=key.revoked_at,
-    )
+    return schemas.Key.of(await services.keys.revoke(key_id))

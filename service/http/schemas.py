@@ -1,10 +1,11 @@
 """The JSON that goes over the wire, for the routes and for the client alike."""
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from adapters.manifest import TenantId
+from service import tenants
 from service.tenants import DEFAULT_TENANT, KeyName, Scope
 
 # The index counts in 64 bits.
@@ -115,11 +116,25 @@ class Key(Wire):
     expires_at: float | None
     revoked_at: float | None
 
+    @classmethod
+    def of(cls, key: tenants.Key) -> Self:
+        """What is told of a key."""
+        return cls(**_told_of(key))
+
 
 class CreatedKey(Key):
     """A key and, this once, what has to be presented: it is kept nowhere."""
 
     key: str
+
+    @classmethod
+    def with_token(cls, key: tenants.Key, token: tenants.Token) -> Self:
+        """What is told of a key to whoever has made it."""
+        return cls(**_told_of(key), key=str(token))
+
+
+def _told_of(key: tenants.Key) -> dict[str, Any]:
+    return key.model_dump(exclude={"scopes", "secret_sha256"}) | {"scopes": sorted(key.scopes)}
 
 
 class ProblemDocument(Wire):

@@ -12,6 +12,7 @@ from service import client as clients
 from service.calls import Refused, StrangeAnswer, Unreachable
 from service.client import AsyncClient, Client, Patience
 from service.http.app import create_app
+from service.http.schemas import NewKey
 from tests import makers
 from tests.service import http_fakes
 
@@ -213,3 +214,40 @@ def test_names_cannot_leave_their_place_in_the_path(ask):
     with pytest.raises(Refused):
         ask(script, "task", "../metrics?x#y")
     assert script.requests[0].url.raw_path == b"/tasks/..%2Fmetrics%3Fx%23y"
+
+
+def test_a_key_goes_along_with_every_request():
+    """In the header that every proxy keeps out of its log, and never in an error."""
+    asked = []
+
+    def handler(request):
+        asked.append(request.headers.get("authorization"))
+        return _problem(401, "unauthenticated")
+
+    secret = "pt_" + "0" * 16 + "_" + "s" * 43
+    with (
+        Client("http://server", key=secret, transport=httpx.MockTransport(handler)) as client,
+        pytest.raises(Refused) as caught,
+    ):
+        client.tasks()
+    assert asked == [f"Bearer {secret}"]
+    assert secret not in repr(caught.value)
+    assert secret not in str(caught.value)
+
+
+def test_keys_are_created_listed_and_revoked():
+    """Against the real routes."""
+    with http_fakes.services() as behind:
+
+        async def use():
+            transport = httpx.ASGITransport(create_app(behind))
+            async with AsyncClient("http://server", transport=transport) as client:
+                created = await client.create_key(NewKey(tenant="acme", scopes=["admin"]))
+            async with AsyncClient("http://server", key=created.key, transport=transport) as client:
+                assert [key.id for key in (await client.keys()).items] == [created.id]
+                revoked = await client.revoke_key(created.id)
+                assert revoked.revoked_at is not None
+                with pytest.raises(Refused, match="401"):
+                    await client.keys()
+
+        asyncio.run(use())
