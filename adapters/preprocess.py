@@ -1,14 +1,18 @@
 """The only image decoding and evaluation transform, shared by training and serving."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from timm.data import create_transform
+from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor
+from torch.nn import functional as F
 
 from adapters.errors import BrokenImage, ImageTooLarge, UnsupportedImageFormat
 from adapters.manifest import Frozen, Preprocessing
@@ -22,6 +26,16 @@ _MAX_SCANS = 100
 _MAX_PROFILES = 8
 _MAX_EXIF_BYTES = 256 * 2**10
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+# What undoes an EXIF orientation.
+_TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: np.fliplr,
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
 
 
 class ImageLimits(Frozen):
@@ -32,7 +46,12 @@ class ImageLimits(Frozen):
 
 
 def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
-    """Decode one JPEG, PNG or WebP into an upright RGB image.
+    """`decode_pixels` as an image, for those who go on with Pillow."""
+    return Image.fromarray(decode_pixels(data, limits))
+
+
+def decode_pixels(data: bytes, limits: ImageLimits | None = None) -> NDArray[np.uint8]:
+    """Decode one JPEG, PNG or WebP into upright RGB pixels [H, W, 3].
 
     The EXIF (or XMP) orientation is applied; gray, 16-bit, palette and CMYK become RGB;
     transparency is laid over white (but for a single transparent colour in 16-bit images); of an
@@ -66,10 +85,8 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
             "The image has more scans or colour profiles than any camera writes. Re-encode it."
         )
     try:
-        image.load()
-        if len(image.info.get("exif", b"")) > _MAX_EXIF_BYTES:
-            raise ValueError(f"more than {_MAX_EXIF_BYTES:,} bytes of EXIF")
-        return _to_rgb(ImageOps.exif_transpose(image))
+        pixels = _from_jpeg(image, data)
+        return _from_any(image) if pixels is None else pixels
     except Exception as error:
         raise BrokenImage(
             f"The {image.format} image cannot be decoded ({error}). Send it whole, re-encoded."
@@ -91,6 +108,26 @@ def _open(data: bytes) -> Image.Image:
         ) from error
 
 
+def _from_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+    """Pillow's pixels of a plain JPEG in half of its time; None for what needs more care."""
+    exif_bytes = len(image.info.get("exif", b""))
+    if image.format != "JPEG" or image.mode not in {"RGB", "L"} or exif_bytes > _MAX_EXIF_BYTES:
+        return None
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return None  # Pillow has the last word on what is damaged.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _from_any(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    if len(image.info.get("exif", b"")) > _MAX_EXIF_BYTES:
+        raise ValueError(f"more than {_MAX_EXIF_BYTES:,} bytes of EXIF")
+    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips 16-bit gray on conversion; its high byte is the 8-bit picture.
@@ -104,27 +141,60 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class EvalTransform:
-    """timm's evaluation transform up to the uint8 pixels; `normalize` is the rest."""
+    """timm's evaluation transform up to the uint8 pixels; `normalize` is the rest.
+
+    The geometry is timm's own. Bilinear and bicubic resizing is torch's, several times faster
+    than Pillow's: pixels differ by 2 of 255 at most, and they are the same on every CPU.
+    """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         """Build the transform that `preprocessing` describes."""
         # The last step of timm's pipeline makes a normalised tensor on the CPU; the uint8 pixels
         # before it are a quarter of the bytes, and the device normalises them for free.
-        self._resize_and_crop = create_transform(
+        self._resize, self._crop = create_transform(
             input_size=(3, preprocessing.height, preprocessing.width),
             interpolation=preprocessing.interpolation,
             crop_pct=preprocessing.crop_pct,
             crop_mode=preprocessing.crop_mode,
+            mean=preprocessing.mean,
             is_training=False,
             use_prefetcher=True,
             separate=False,
         ).transforms[:-1]
+        self._interpolation = preprocessing.interpolation
+        # Whatever hardly any backbone asks for is left to Pillow.
+        self._is_common = (
+            preprocessing.interpolation in {"bilinear", "bicubic"}
+            and preprocessing.crop_mode != "border"
+        )
 
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB image as uint8 pixels [H, W, 3] of the backbone's input size."""
-        for step in self._resize_and_crop:
-            image = step(image)
-        return np.array(image, dtype=np.uint8)
+    def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An RGB image, or its pixels, as uint8 pixels [H, W, 3] of the backbone's input size."""
+        if not self._is_common:
+            image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+            return np.array(self._crop(self._resize(image)), dtype=np.uint8)
+        pixels = np.array(image) if isinstance(image, Image.Image) else image
+        images_BCHW = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+        resized_BCHW = F.interpolate(
+            images_BCHW,
+            size=self._resized(images_BCHW),
+            mode=self._interpolation,
+            antialias=True,
+        )
+        cropped_HWC = self._crop(resized_BCHW)[0].permute(1, 2, 0)
+        return np.ascontiguousarray(cropped_HWC.numpy())
+
+    def _resized(self, images_BCHW: Tensor) -> tuple[int, int]:
+        """The size [H, W] that timm's resizing would give images of this size."""
+        resize = self._resize
+        if isinstance(resize, ResizeKeepRatio):
+            height, width = resize.get_params(images_BCHW, resize.size, resize.longest)
+        elif isinstance(resize.size, int):
+            sides = images_BCHW.shape[2:]
+            height, width = (int(resize.size * side / min(sides)) for side in sides)
+        else:
+            height, width = resize.size
+        return height, width
 
 
 def normalize(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from adapters.errors import ProofFailed, ProofInsensitive
 from adapters.manifest import GoldenInputs, GoldenProof, Preprocessing, Tolerance
 from adapters.model import AdapterModel
-from adapters.preprocess import EvalTransform, decode, normalize
+from adapters.preprocess import EvalTransform, decode_pixels, normalize
 from adapters.prompt import FoldedPrompt
 
 DtypeName = Literal["float32", "bfloat16"]
@@ -65,7 +65,7 @@ def _tiles(name: str, height: int, width: int, tint: tuple[int, int, int]) -> ND
 def golden_batch(inputs: GoldenInputs, preprocessing: Preprocessing) -> Tensor:
     """The golden inputs through the real decoder and transform: uint8 [n, H, W, 3]."""
     transform = EvalTransform(preprocessing)
-    pictures = (transform(decode(_png(image))) for image in golden_images(inputs))
+    pictures = (transform(decode_pixels(_png(image))) for image in golden_images(inputs))
     return torch.from_numpy(np.stack([*pictures]))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adapters.errors import ImageError
 from adapters.manifest import Preprocessing
-from adapters.preprocess import EvalTransform, ImageLimits, decode
+from adapters.preprocess import EvalTransform, ImageLimits, decode_pixels
 from service.errors import DeadlineExceeded, Overloaded, TooManyImages
 
 RETRY_AFTER = 1.0
@@ -100,6 +100,6 @@ class ImageReader:
 
     def _decode(self, data: bytes, number: int, count: int) -> NDArray[np.uint8]:
         try:
-            return self._transform(decode(data, self._limits))
+            return self._transform(decode_pixels(data, self._limits))
         except ImageError as error:
             raise type(error)(f"Image {number} of {count}: {error}") from error

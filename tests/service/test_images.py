@@ -14,7 +14,7 @@ from PIL import Image
 import service.images
 from adapters.errors import BrokenImage, ImageTooLarge, UnsupportedImageFormat
 from adapters.manifest import Preprocessing
-from adapters.preprocess import EvalTransform, ImageLimits, decode
+from adapters.preprocess import EvalTransform, ImageLimits, decode, decode_pixels
 from service.errors import DeadlineExceeded, Overloaded, TooManyImages
 from service.images import ImageReader
 from tests import makers
@@ -106,9 +106,9 @@ async def test_images_are_decoded_in_parallel_and_off_the_loop(monkeypatch):
     def meet(data, limits):
         both.wait()
         threads.add(threading.current_thread())
-        return decode(data, limits)
+        return decode_pixels(data, limits)
 
-    monkeypatch.setattr(service.images, "decode", meet)
+    monkeypatch.setattr(service.images, "decode_pixels", meet)
     with _reader(decoders=2) as reader:
         await reader.read([PNG, PNG], math.inf)
     assert len(threads) == 2
@@ -123,9 +123,9 @@ def _held(monkeypatch):
     def hold(data, limits):
         begun.set()
         assert go_on.wait(20)
-        return decode(data, limits)
+        return decode_pixels(data, limits)
 
-    monkeypatch.setattr(service.images, "decode", hold)
+    monkeypatch.setattr(service.images, "decode_pixels", hold)
     try:
         yield begun
     finally:
