@@ -30,6 +30,7 @@ from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
 from service.engines.torch_engine import TorchEngine
 from service.errors import OpenDoor
+from service.health import HealthCheck
 from service.http.app import create_app
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
@@ -43,6 +44,7 @@ from service.metrics import PrometheusMetrics
 from service.policies import Policies
 from service.predict import Predictor
 from service.proving import Prover
+from service.repeating import repeat
 from service.settings import GIBIBYTE, Settings
 from service.tenants import DEFAULT_TENANT, SCOPES, Key
 from service.types import BatchLimits
@@ -99,6 +101,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(core.cache.close, CLOSING_SECONDS)
         stack.push_async_callback(core.dispatcher.close, CLOSING_SECONDS)
         await stack.enter_async_context(_running(core.watcher.run()))
+        collecting = repeat(core.manager.collect_garbage, period=settings.collect_period)
+        await stack.enter_async_context(_running(collecting))
         yield _services(settings, core, keys, index, images)
 
 
@@ -171,6 +175,7 @@ class _Core:
     watcher: Watcher
     predictor: Predictor
     manager: Manager
+    registry: Registry
     metrics: PrometheusMetrics
     fingerprint: str
 
@@ -204,6 +209,7 @@ def _core(settings: Settings, engine: TorchEngine, index: Index, pool: Executor)
         Watcher(index, resolver, manager.prove_pending, period=settings.watch_period),
         Predictor(resolver, cache, dispatcher, admission, metrics),
         manager,
+        registry,
         metrics,
         fingerprint,
     )
@@ -239,7 +245,9 @@ def _services(
         images=images,
         metrics=core.metrics,
         drain=Drain(),
-        check=index.last_change,
+        check=HealthCheck(
+            {"index": index.last_change, "blob store": core.registry.check}, core.cache.holds_any
+        ),
         limits=RequestLimits(
             body, settings.max_images, settings.timeout_ms, settings.max_timeout_ms
         ),

@@ -152,7 +152,7 @@ class Manager:
         ref = await self._index.rollback(
             key, self._fingerprint, expected=expected, now=self._clock()
         )
-        self._resolver.forget(key)
+        self._resolver.doubt(key, ref)
         return ref
 
     async def delete(self, key: TaskKey) -> None:
@@ -163,6 +163,16 @@ class Manager:
         """
         await self._index.delete_task(key, now=self._clock())
         self._resolver.forget(key)
+
+    async def collect_garbage(self) -> None:
+        """Delete the checkpoints that no version has any more; see `Registry.collect_garbage`.
+
+        Raises:
+            StoreUnavailable: blobs or index cannot be reached.
+        """
+        deleted = await self._registry.collect_garbage(now=self._clock())
+        if deleted:
+            log.info("garbage_collected", blobs=len(deleted))
 
     async def _prove(self, version: Version) -> None:
         """Load and prove a version, and record how that ended; raises AdapterLoadFailed."""
@@ -190,5 +200,5 @@ class Manager:
                 )
             except PointerMoved:
                 continue
-            self._resolver.forget(version.key)
+            self._resolver.doubt(version.key, version.ref)
             return

@@ -48,6 +48,7 @@ class Policies:
         self._clock = clock
         self._mirror = self._empty()
         self._seen = 0
+        self._is_doubtful = False
         self._reading = asyncio.Lock()
         self._coming: asyncio.Task[None] | None = None
         self.confirmed_at: float | None = None
@@ -117,13 +118,18 @@ class Policies:
             self.confirmed_at = began_at
 
     async def _read(self) -> None:
-        is_restored = await self._records.newest() < self._seen
-        mirror, seen = (self._empty(), 0) if is_restored else (self._mirror, self._seen)
-        while page := await self._records.since(seen, limit=RECORDS_PER_READ):
-            for record in page:
-                self._apply(record, mirror)
-            seen = page[-1].revision
-        self._mirror, self._seen = mirror, seen
+        try:
+            is_restored = self._is_doubtful or await self._records.newest() < self._seen
+            mirror, seen = (self._empty(), 0) if is_restored else (self._mirror, self._seen)
+            while page := await self._records.since(seen, limit=RECORDS_PER_READ):
+                for record in page:
+                    self._apply(record, mirror)
+                seen = page[-1].revision
+        except StoreUnavailable:
+            # What crashed may have lost its last writes and give their revisions to others.
+            self._is_doubtful = True
+            raise
+        self._mirror, self._seen, self._is_doubtful = mirror, seen, False
 
     def _empty(self) -> _Mirror:
         return {kind: {} for kind in self._kinds.values()}

@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         default=512, description="Most predictions between their admission and their answer."
     )
     watch_period: Seconds = Field(
-        default=5.0, description="Seconds between two looks at what others have changed."
+        default=5.0, description="Most seconds between two looks at what others have changed."
+    )
+    collect_period: Seconds = Field(
+        default=3_600.0, description="Seconds between two deletions of what no version needs."
     )
     load_hold_off: Seconds = Field(
         default=5.0, description="Seconds for which a failed load is not tried again."

@@ -81,6 +81,10 @@ class BlobStore:
         with _store_errors(f"Blob {digest} cannot be looked up"):
             return bool(self._fs.exists(self._blob(digest)))
 
+    def check(self) -> None:
+        """Return if the store can be reached."""
+        self._find("incoming")
+
     def digests(self) -> set[str]:
         """The digests of all blobs."""
         return {name for name in self._names("blobs") if _DIGEST.fullmatch(name)}

@@ -93,6 +93,14 @@ class Registry:
             await asyncio.to_thread(self._restore, ref.digest)
             return await asyncio.to_thread(self._blobs.get, ref.digest, self._max_bytes)
 
+    async def check(self) -> None:
+        """Return if the blobs can be reached.
+
+        Raises:
+            StoreUnavailable: they cannot.
+        """
+        await asyncio.to_thread(self._blobs.check)
+
     async def collect_garbage(self, *, now: float) -> list[str]:
         """Delete the blobs that no version has and that were last put over an hour ago.
 

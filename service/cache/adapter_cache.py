@@ -130,6 +130,10 @@ class AdapterCache:
             return "failed"
         return "host" if digest in self._host else "disk"
 
+    def holds_any(self) -> bool:
+        """Whether there is an adapter that could be served without the store."""
+        return len(self._device) > 0
+
     def forgive(self, digest: str) -> None:
         """Forget that a load has failed: its cause may have been mended."""
         self._failures.forget(digest)

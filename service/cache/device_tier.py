@@ -45,6 +45,9 @@ class DeviceTier:
         self._residents: LruMap[str, Resident] = LruMap(engine.capacity_bytes)
         self._room = asyncio.Event()
 
+    def __len__(self) -> int:
+        return len(self._residents)
+
     def __contains__(self, digest: str) -> bool:
         return digest in self._residents
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Response
 
+from service.http.schemas import Readiness
 from service.http.services import Given
 
 router = APIRouter(tags=["operations"])
@@ -14,11 +15,15 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/health/ready")
-async def ready(services: Given) -> dict[str, str]:
-    """Requests would be served; a problem says why not. Send no traffic meanwhile."""
+async def ready(services: Given) -> Readiness:
+    """Requests would be served; a problem says why not. Send no traffic meanwhile.
+
+    A degraded server answers for the tasks that it has in memory, as it knew them last, and cannot
+    register or load others.
+    """
     services.drain.check()
-    await services.check()
-    return {"status": "ready"}
+    problems = await services.check()
+    return Readiness(status="degraded" if problems else "ready", problems=problems)
 
 
 @router.get("/metrics")

@@ -20,6 +20,13 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Readiness(Wire):
+    """Whether a server does all of its work, and what keeps it from the rest."""
+
+    status: Literal["ready", "degraded"]
+    problems: list[str]
+
+
 class LabelScore(Wire):
     """A class of a task and its probability; `index` is its row in the head."""
 

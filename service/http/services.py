@@ -43,7 +43,7 @@ class Services:
         images: Decodes.
         metrics: What a scrape gets.
         drain: Knows whether the server is about to stop.
-        check: Returns while the server can do its work, and raises what is wrong otherwise.
+        check: What keeps the server from a part of its work; raises where it can do none.
         limits: What one request may ask for.
         fingerprint: Of the backbone that is served.
     """
@@ -54,7 +54,7 @@ class Services:
     images: ImageReader
     metrics: PrometheusMetrics
     drain: Drain
-    check: Callable[[], Awaitable[object]]
+    check: Callable[[], Awaitable[list[str]]]
     limits: RequestLimits
     fingerprint: str
 

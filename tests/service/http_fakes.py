@@ -166,7 +166,7 @@ class FakeManager:
 
 
 async def _fine():
-    return None
+    return []
 
 
 @contextmanager

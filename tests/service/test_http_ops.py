@@ -28,7 +28,18 @@ async def _get(path, **changes):
 async def test_a_healthy_server_is_live_and_ready():
     """Both answer 200."""
     assert (await _get("/health/live")).json() == {"status": "live"}
-    assert (await _get("/health/ready")).json() == {"status": "ready"}
+    assert (await _get("/health/ready")).json() == {"status": "ready", "problems": []}
+
+
+async def test_a_server_that_goes_on_without_a_part_is_degraded_and_ready():
+    """Traffic still comes, and the operator reads what is wrong."""
+
+    async def check():
+        return ["The index is gone. Start it."]
+
+    answer = await _get("/health/ready", check=check)
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "degraded", "problems": ["The index is gone. Start it."]}
 
 
 async def test_a_server_without_its_store_is_live_but_not_ready():

@@ -1,6 +1,7 @@
 """Registering and managing tasks: what is acknowledged holds, and what fails moves nothing."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from adapters.errors import (
     WrongBackbone,
 )
 from adapters.store.index import TaskKey
+from adapters.store.registry import GRACE_SECONDS
 from service.errors import AdapterLoadFailed, ShuttingDown
 from tests import makers
 from tests.service.fakes import (
@@ -270,3 +272,16 @@ async def test_a_task_deleted_while_it_is_proved_stays_deleted(stack, made, engi
     await proving
     with pytest.raises(UnknownTask):
         await stack.manager.task(FLOWERS)
+
+
+async def test_garbage_goes_and_what_is_registered_stays(stack, made):
+    """A checkpoint that no version needs is deleted once it is old enough."""
+    await stack.manager.register(FLOWERS, made[0].data)
+    await stack.manager.register(BIRDS, made[1].data)
+    await stack.manager.delete(BIRDS)
+    await stack.manager.collect_garbage()
+    assert stack.registry._blobs.digests() == {made[0].digest, made[1].digest}
+    later = time.time() + 2 * GRACE_SECONDS
+    stack.manager._clock = lambda: later
+    await stack.manager.collect_garbage()
+    assert stack.registry._blobs.digests() == {made[0].digest}

@@ -110,6 +110,22 @@ async def test_a_store_that_is_gone_leaves_what_is_known():
     assert mirror.confirmed_at == began_at
 
 
+async def test_after_an_outage_everything_is_read_anew():
+    """A crashed store may have lost its last write and given its revision to another one."""
+    records = MemoryRecords()
+    mirror = policies(records)
+    await _write(records, _key(1))
+    await mirror.refresh()
+    records.gone = True
+    with pytest.raises(StoreUnavailable):
+        await mirror.refresh()
+    records.gone = False
+    records.written.clear()
+    await _write(records, _key(2))
+    await mirror.refresh()
+    assert mirror.all(Key) == [_key(2)]
+
+
 async def test_however_many_ask_there_is_one_read_and_one_to_come():
     """Each of them knows afterwards what was written before it asked."""
     records = MemoryRecords()

@@ -69,7 +69,7 @@ async def activate(stack, task, checkpoint):
     await stack.index.set_state(key, version.version, "ready", now=0)
     active = (await stack.index.get_task(key)).active.get(stack.engine.spec.fingerprint)
     await stack.index.activate(key, version.version, expected=active, now=0)
-    stack.resolver.forget(key)
+    stack.resolver.doubt(key)
     return version.version
 
 

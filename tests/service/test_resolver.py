@@ -7,7 +7,7 @@ import pytest
 from adapters.errors import StoreUnavailable
 from adapters.store.index import TaskKey
 from adapters.store.sqlite import SqliteIndex
-from service.cache.resolver import Resolver
+from service.cache.resolver import OUTAGE_SECONDS, Resolver
 from service.errors import BackboneConflict, TaskNotFound
 
 OURS, OTHER = "a" * 64, "b" * 64
@@ -65,21 +65,25 @@ async def test_a_forgotten_task_is_read_anew(index, resolver):
     await resolver.resolve("default", "flowers")
     await activate(index, 2)
     assert (await resolver.resolve("default", "flowers")).version == 1
-    resolver.forget(FLOWERS)
+    resolver.doubt(FLOWERS)
     assert (await resolver.resolve("default", "flowers")).version == 2
     assert (await resolver.resolve("default", "flowers", 1)).version == 1
 
 
-async def test_a_deleted_version_is_gone_after_forget(index, resolver):
-    """Numbered versions are forgotten with their task, one by one or all together."""
+async def test_numbered_versions_are_doubted_with_their_task(index, resolver):
+    """One by one or all together: a version that is gone is not served after that."""
     await activate(index, 1)
-    for forget in (lambda: resolver.forget(FLOWERS), resolver.forget_all):
+    for doubt in (lambda: resolver.doubt(FLOWERS), resolver.doubt_all):
         await resolver.resolve("default", "flowers", 1)
-        forget()
-        assert not resolver._known
+        reads = index.reads
+        doubt()
+        await resolver.resolve("default", "flowers", 1)
+        assert index.reads == reads + 1
     await index.delete_task(FLOWERS, now=0)
+    resolver.doubt(FLOWERS)
     with pytest.raises(TaskNotFound):
         await resolver.resolve("default", "flowers", 1)
+    assert not resolver._known
 
 
 async def test_an_unknown_task_is_asked_about_every_time(index, resolver):
@@ -95,7 +99,7 @@ async def test_a_change_during_a_read_is_not_overlooked(index, resolver):
     await activate(index, 1)
     reading = asyncio.create_task(resolver.resolve("default", "flowers"))
     await asyncio.sleep(0)
-    resolver.forget(FLOWERS)
+    resolver.doubt(FLOWERS)
     await reading
     await activate(index, 2)
     assert (await resolver.resolve("default", "flowers")).version == 2
@@ -126,18 +130,52 @@ async def test_a_task_for_another_backbone_is_a_conflict(index, resolver):
             await resolver.resolve("default", "flowers", version)
 
 
+async def unreachable(*_args):
+    """An index that is gone."""
+    raise StoreUnavailable("The disk is gone.")
+
+
 async def test_without_the_index_what_is_known_is_served(index, resolver):
-    """An index that cannot be reached stops unknown tasks only."""
+    """An index that cannot be reached stops unknown tasks only, however old what is known is."""
     await activate(index, 1)
     await resolver.resolve("default", "flowers")
-
-    async def unreachable(*_args):
-        raise StoreUnavailable("The disk is gone.")
-
     index.resolve = unreachable
-    assert (await resolver.resolve("default", "flowers")).version == 1
+    for doubt in (lambda: None, lambda: resolver.doubt(FLOWERS), resolver.doubt_all):
+        doubt()
+        assert (await resolver.resolve("default", "flowers")).version == 1
     with pytest.raises(StoreUnavailable):
         await resolver.resolve("default", "birds")
+
+
+async def test_an_outage_is_felt_by_one_request_in_a_while(index):
+    """The others do not wait to learn what one has just learnt, and its end is noticed."""
+    time = 100.0
+    resolver = Resolver(index, OURS, capacity=10, clock=lambda: time)
+    await activate(index, 1)
+    await resolver.resolve("default", "flowers")
+    resolver.doubt_all()
+    resolve, asked = index.resolve, []
+
+    async def gone(*args):
+        asked.append(args)
+        return await unreachable()
+
+    index.resolve = gone
+    for _ in range(5):
+        await resolver.resolve("default", "flowers")
+    assert len(asked) == 1
+    index.resolve = resolve
+    await activate(index, 2)
+    time += OUTAGE_SECONDS
+    assert (await resolver.resolve("default", "flowers")).version == 2
+
+
+async def test_what_was_made_active_here_is_known_in_an_outage(index, resolver):
+    """A switch that was acknowledged is served, although the index went away right after it."""
+    version = await activate(index, 1)
+    index.resolve = unreachable
+    resolver.doubt(FLOWERS, version.ref)
+    assert await resolver.resolve("default", "flowers") == version.ref
 
 
 async def test_memory_is_bounded(index, resolver):

@@ -7,11 +7,11 @@ import structlog
 
 from adapters.errors import StoreUnavailable
 from adapters.store.index import TaskKey
-from adapters.store.sqlite import SqliteIndex
+from adapters.store.sqlite import SECONDS_BETWEEN_LOOKS, SqliteIndex
 from service.cache import watcher as module
 from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
-from tests.service.fakes import ANYIO_BACKEND, advance, until
+from tests.service.fakes import ANYIO_BACKEND, advance, now, until
 
 OURS = "a" * 64
 PERIOD = 2.0
@@ -71,6 +71,13 @@ async def activate(index, number, task="flowers"):
     await index.activate(key, version.version, expected=expected, now=0)
 
 
+async def end(watching):
+    """Cancel a watcher and wait for its end."""
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
 async def test_a_switch_elsewhere_is_noticed_by_the_next_read(replica, other):
     """Only the task that changed is asked about again."""
     await activate(other, 1)
@@ -81,7 +88,8 @@ async def test_a_switch_elsewhere_is_noticed_by_the_next_read(replica, other):
     assert await replica.version() == 1
     await replica.watcher.read_changes()
     assert await replica.version() == 2
-    assert TaskKey(task="birds") in replica.resolver._known
+    replica.index.resolve = None
+    assert await replica.version("birds") == 1
 
 
 async def test_what_was_known_before_the_first_read_is_not_trusted(replica, other):
@@ -104,6 +112,25 @@ async def test_many_changes_are_read_in_pages(replica, other, monkeypatch):
     assert replica.watcher._seen == await other.last_change()
 
 
+async def test_a_deleted_task_is_not_even_served_in_an_outage(replica, other):
+    """Of a task that changed the old version is better than none; of one that is gone, not."""
+    for task in ("flowers", "birds"):
+        await activate(other, 1, task)
+        await replica.version(task)
+    await replica.watcher.read_changes()
+    await activate(other, 2)
+    await other.delete_task(TaskKey(task="birds"), now=0)
+    await replica.watcher.read_changes()
+
+    async def unreachable(*_):
+        raise StoreUnavailable("The disk is gone.")
+
+    replica.index.resolve = unreachable
+    assert await replica.version() == 1
+    with pytest.raises(StoreUnavailable):
+        await replica.version("birds")
+
+
 async def test_trimmed_changes_make_everything_unknown(replica, other, monkeypatch):
     """A server that missed events believes nothing that it knew."""
     await activate(other, 1)
@@ -123,35 +150,77 @@ async def test_an_index_restored_from_a_backup_makes_everything_unknown(replica,
     await replica.watcher.read_changes()
     await replica.version()
     replica.watcher._seen += 5
+    await activate(other, 2)
     await replica.watcher.read_changes()
-    assert not replica.resolver._known
+    assert await replica.version() == 2
     assert replica.watcher._seen == await other.last_change()
 
 
 async def test_it_looks_once_a_period_and_outlives_every_error(replica):
-    """A failing index, even a bug, costs that look and no other."""
+    """A failing index, even a bug, costs that look and no other; the next one comes soon."""
     reads = []
     failures = [StoreUnavailable("The disk is gone."), ZeroDivisionError()]
 
     async def sometimes():
-        reads.append(1)
+        reads.append(now())
         if failures:
             raise failures.pop()
         return 0
 
+    async def never(_since, *, timeout):
+        await asyncio.sleep(timeout)
+
     replica.index.last_change = sometimes
+    replica.index.wait_for_change = never
+    begin = now()
     with structlog.testing.capture_logs() as logs:
         watching = asyncio.create_task(replica.watcher.run())
-        for look in (1, 2, 3):
-            await until(lambda look=look: (len(reads), replica.proofs) == (look, look))
-            await advance(PERIOD / 2)
-            assert (len(reads), replica.proofs) == (look, look)
-            await advance(PERIOD / 2 + 0.1)
+        for look, passing in enumerate((module.RETRY_SECONDS, module.RETRY_SECONDS, PERIOD), 1):
+            await until(lambda look=look: len(reads) == look)
+            await advance(module.PAUSE)
+            await advance(passing)
         await until(lambda: len(reads) == 4)
+    passed = [round(time - begin) for time in reads]
+    assert passed == [0, module.RETRY_SECONDS, 2 * module.RETRY_SECONDS, 2 + PERIOD]
     assert [entry["event"] for entry in logs] == ["step_failed"] * 2
-    watching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await watching
+    await end(watching)
+
+
+async def test_a_hint_is_followed_at_once(replica, other):
+    """A change elsewhere is known here although the period has not begun to pass."""
+    await activate(other, 1)
+    watching = asyncio.create_task(replica.watcher.run())
+    await until(lambda: replica.watcher._seen == 3)
+    assert await replica.version() == 1
+    await activate(other, 2)
+    newest = await other.last_change()
+    await advance(module.PAUSE)
+    await advance(SECONDS_BETWEEN_LOOKS)
+    await until(lambda: replica.watcher._seen == newest)
+    assert await replica.version() == 2
+    await end(watching)
+
+
+async def test_after_an_outage_nothing_is_taken_for_certain(replica, other):
+    """A crashed index may have lost changes and reused their numbers: all is asked for anew."""
+    await activate(other, 1)
+    watching = asyncio.create_task(replica.watcher.run())
+    await until(lambda: replica.watcher._seen == 3)
+    assert await replica.version() == 1
+    await activate(other, 2)
+    replica.watcher._seen = await other.last_change()  # as if other changes had had these numbers
+
+    async def gone(*_, **__):
+        del replica.index.wait_for_change
+        raise StoreUnavailable("Redis was killed.")
+
+    replica.index.wait_for_change = gone
+    await advance(module.PAUSE)
+    await until(lambda: replica.watcher._seen is None)
+    await advance(module.RETRY_SECONDS)
+    await until(lambda: replica.watcher._seen is not None)
+    assert await replica.version() == 2
+    await end(watching)
 
 
 async def test_a_long_proof_delays_no_change(replica, other):
@@ -167,6 +236,4 @@ async def test_a_long_proof_delays_no_change(replica, other):
     await advance(PERIOD + 0.1)
     await until(lambda: replica.watcher._seen == newest)
     assert await replica.version() == 2
-    watching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await watching
+    await end(watching)
