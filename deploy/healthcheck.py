@@ -1,4 +1,4 @@
-"""Ends with 0 if the server of this container would serve a request, with the standard library alone.
+"""Ends with 0 if the server in this container would serve a request; needs no library.
 
 Docker and Compose ask it; Kubernetes asks the route itself.
 """
@@ -19,7 +19,7 @@ def main() -> int:
             return 0
     except OSError as error:
         body = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
-        print(f"{url}: {error} {body}", file=sys.stderr)
+        sys.stderr.write(f"{url}: {error} {body}\n")
         return 1
 
 

@@ -73,6 +73,7 @@ async def _serve(settings: Settings) -> None:
             services.drain,
             host=settings.host,
             port=settings.port,
+            delay=settings.shutdown_delay,
             timeout=settings.shutdown_timeout,
         )
         await server.serve()

@@ -107,6 +107,13 @@ class Settings(BaseSettings):
     decoders: Count = Field(
         default_factory=lambda: os.cpu_count() or 1, description="Images decoded at the same time."
     )
+    shutdown_delay: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that a stopped server still takes requests, while it is not ready "
+        "any more: balancers need them to notice.",
+    )
     shutdown_timeout: Seconds = Field(
         default=30.0, description="Seconds for requests to finish when the server is stopped."
     )

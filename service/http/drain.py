@@ -1,4 +1,8 @@
-"""Which requests are in flight, and no new ones once the server is to stop."""
+"""Which requests are in flight, and no new ones once the server is to stop.
+
+A server leaves in two steps: first it says that it is not ready any more, while it still serves
+what balancers send that have not asked yet; then it refuses.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +18,7 @@ class Drain:
 
     def __init__(self) -> None:
         self._in_flight = 0
+        self._is_announced = False
         self._has_begun = False
 
     @property
@@ -21,9 +26,23 @@ class Drain:
         """How many requests have no answer yet."""
         return self._in_flight
 
+    def announce(self) -> None:
+        """Be ready no more; requests are still taken."""
+        self._is_announced = True
+
     def begin(self) -> None:
         """Refuse new requests from now on."""
+        self._is_announced = True
         self._has_begun = True
+
+    def check_ready(self) -> None:
+        """Do nothing while balancers should send requests.
+
+        Raises:
+            ShuttingDown: the end is announced.
+        """
+        if self._is_announced:
+            raise _shutting_down()
 
     def check(self) -> None:
         """Do nothing while new requests are taken.
@@ -32,11 +51,7 @@ class Drain:
             ShuttingDown: it has begun.
         """
         if self._has_begun:
-            raise ShuttingDown(
-                "The server is about to stop and takes no new requests. Try again: another one "
-                "may answer.",
-                retry_after=RETRY_AFTER,
-            )
+            raise _shutting_down()
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -51,3 +66,10 @@ class Drain:
             yield
         finally:
             self._in_flight -= 1
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown(
+        "The server is about to stop and takes no new requests. Try again: another one may answer.",
+        retry_after=RETRY_AFTER,
+    )

@@ -21,7 +21,7 @@ async def ready(services: Given) -> Readiness:
     A degraded server answers for the tasks that it has in memory, as it knew them last, and cannot
     register or load others.
     """
-    services.drain.check()
+    services.drain.check_ready()
     problems = await services.check()
     return Readiness(status="degraded" if problems else "ready", problems=problems)
 

@@ -1,4 +1,4 @@
-"""uvicorn, stopped in two steps: no new requests first, then no server when all have answers."""
+"""uvicorn, stopped in steps: not ready, no new requests, and no server once all have answers."""
 
 import socket
 import time
@@ -28,10 +28,21 @@ class DrainingServer(uvicorn.Server):
         drain: What counts the application's requests.
         host: The address to listen on.
         port: The port, 0 for a free one.
-        timeout: Seconds for requests to finish after the first signal.
+        delay: Seconds after the first signal in which requests are still taken, although the
+            server is not ready any more: balancers ask for that, and need time to notice.
+        timeout: Seconds for requests to finish after the delay.
     """
 
-    def __init__(self, app: ASGIApp, drain: Drain, *, host: str, port: int, timeout: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        drain: Drain,
+        *,
+        host: str,
+        port: int,
+        timeout: float,
+        delay: float = 0.0,
+    ) -> None:
         config = uvicorn.Config(
             app,
             host=host,
@@ -48,8 +59,9 @@ class DrainingServer(uvicorn.Server):
         )
         super().__init__(config)
         self._drain = drain
+        self._delay = delay
         self._timeout = timeout
-        self._leave_at: float | None = None
+        self._refuse_at: float | None = None
 
     @property
     def address(self) -> str:
@@ -59,11 +71,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to stop: uvicorn's own way is only taken the second time."""
-        if self._leave_at is not None:
+        if self._refuse_at is not None:
             super().handle_exit(sig, frame)
             return
-        self._leave_at = time.monotonic() + self._timeout
-        self._drain.begin()
+        self._refuse_at = time.monotonic() + self._delay
+        self._drain.announce()
+        if not self._delay:
+            self._drain.begin()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -72,7 +86,9 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to leave now."""
-        if self._leave_at is not None:
-            is_over = not self._drain.in_flight or time.monotonic() >= self._leave_at
+        now = time.monotonic()
+        if self._refuse_at is not None and now >= self._refuse_at:
+            self._drain.begin()
+            is_over = not self._drain.in_flight or now >= self._refuse_at + self._timeout
             self.should_exit = self.should_exit or is_over
         return await super().on_tick(counter)

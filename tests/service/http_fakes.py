@@ -221,10 +221,10 @@ class _TellingServer(DrainingServer):
 
 
 @contextmanager
-def live(behind: Services, timeout: float = 20.0) -> Iterator[_TellingServer]:
+def live(behind: Services, timeout: float = 20.0, delay: float = 0.0) -> Iterator[_TellingServer]:
     """A real server on a free port of the loopback, in a thread of its own."""
     server = _TellingServer(
-        create_app(behind), behind.drain, host="127.0.0.1", port=0, timeout=timeout
+        create_app(behind), behind.drain, host="127.0.0.1", port=0, delay=delay, timeout=timeout
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -3,6 +3,7 @@
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -49,6 +50,21 @@ def test_an_idle_server_ends_at_the_first_signal():
     with http_fakes.services() as behind, http_fakes.live(behind) as server:
         assert _predict(server.address).status_code == 200
         server.handle_exit(signal.SIGINT, None)
+        assert server.has_ended.wait(20)
+
+
+def test_balancers_get_time_to_notice(monkeypatch):
+    """For the delay it serves on, although it is not ready any more; then it is gone."""
+    now = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr("service.http.server.time", now)
+    with http_fakes.services() as behind, http_fakes.live(behind, delay=60) as server:
+        server.handle_exit(signal.SIGTERM, None)
+        now.monotonic = lambda: 59.9
+        answer = httpx.get(f"{server.address}/health/ready")
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith(":shutting-down")
+        assert _predict(server.address).status_code == 200
+        now.monotonic = lambda: 60.0
         assert server.has_ended.wait(20)
 
 
