@@ -45,6 +45,7 @@ from service.policies import Policies
 from service.predict import Predictor
 from service.proving import Prover
 from service.repeating import repeat
+from service.residency import Residency
 from service.settings import GIBIBYTE, Settings
 from service.tenants import DEFAULT_TENANT, SCOPES, Key
 from service.types import BatchLimits
@@ -177,6 +178,7 @@ class _Core:
     predictor: Predictor
     manager: Manager
     registry: Registry
+    residency: Residency
     metrics: PrometheusMetrics
     fingerprint: str
 
@@ -211,6 +213,7 @@ def _core(settings: Settings, engine: TorchEngine, index: Index, pool: Executor)
         Predictor(resolver, cache, dispatcher, admission, metrics),
         manager,
         registry,
+        Residency(resolver, cache),
         metrics,
         fingerprint,
     )
@@ -242,6 +245,7 @@ def _services(
     return Services(
         predictor=core.predictor,
         manager=core.manager,
+        residency=core.residency,
         keys=keys,
         images=images,
         metrics=core.metrics,

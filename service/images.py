@@ -37,6 +37,7 @@ class ImageReader:
         max_waiting: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.preprocessing = preprocessing
         self._transform = EvalTransform(preprocessing)
         self._limits = limits
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")

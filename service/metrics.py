@@ -14,7 +14,7 @@ from prometheus_client import (
 
 from service.types import TaskKey
 
-Phase = Literal["load", "queue", "compute"]
+Phase = Literal["decode", "load", "queue", "compute"]
 Tier = Literal["device", "host", "disk"]
 
 OTHER_TASKS = "other"

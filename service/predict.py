@@ -35,6 +35,7 @@ class Label:
 class Timing:
     """Where the time went, in milliseconds, and the company that the images had."""
 
+    decode_ms: float
     load_ms: float
     queue_ms: float
     compute_ms: float
@@ -67,6 +68,7 @@ class _Question:
     top_k: int
     priority: int
     logits: bool
+    decode_seconds: float
 
 
 class Predictor:
@@ -105,13 +107,15 @@ class Predictor:
         top_k: int = 5,
         priority: int = 0,
         logits: bool = False,
+        decode_seconds: float = 0.0,
     ) -> Prediction:
         """Run images of the backbone's input size through one task.
 
         They are uint8 pixels [n, H, W, 3], or float32 [n, 3, H, W], finite and normalised as the
         backbone takes them. `deadline` is in the event loop's monotonic seconds. No `version`
         means the active one, as it is now: a switch while this runs changes nothing. `logits`
-        asks for those of all classes as well.
+        asks for those of all classes as well; `decode_seconds` is what was spent on the images
+        before they came here.
 
         Raises:
             TaskNotFound: there is no such task or version.
@@ -123,10 +127,18 @@ class Predictor:
             RetryLater: the server is overloaded, or about to stop.
             StoreUnavailable: the index cannot be reached.
         """
-        pixels = torch.from_numpy(images)
-        key = TaskKey(tenant, task)
+        self._metrics.phase("decode", decode_seconds)
         return await self._answer(
-            _Question(key, version, pixels, deadline, top_k, priority, logits)
+            _Question(
+                task=TaskKey(tenant, task),
+                version=version,
+                images=torch.from_numpy(images),
+                deadline=deadline,
+                top_k=top_k,
+                priority=priority,
+                logits=logits,
+                decode_seconds=decode_seconds,
+            )
         )
 
     async def predict_many(
@@ -138,6 +150,7 @@ class Predictor:
         deadline: float,
         top_k: int = 5,
         priority: int = 0,
+        decode_seconds: float = 0.0,
     ) -> list[Prediction]:
         """Run the same images through the active versions of several tasks, in their order.
 
@@ -149,9 +162,19 @@ class Predictor:
             ServiceError: see `predict`.
             StoreUnavailable: see `predict`.
         """
+        self._metrics.phase("decode", decode_seconds)
         pixels = torch.from_numpy(images)
         questions = [
-            _Question(TaskKey(tenant, task), None, pixels, deadline, top_k, priority, logits=False)
+            _Question(
+                task=TaskKey(tenant, task),
+                version=None,
+                images=pixels,
+                deadline=deadline,
+                top_k=top_k,
+                priority=priority,
+                logits=False,
+                decode_seconds=decode_seconds,
+            )
             for task in tasks
         ]
         answers = [asyncio.ensure_future(self._answer(question)) for question in questions]
@@ -219,6 +242,7 @@ def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, question: _Questi
         for row, row_scores in zip(indices.tolist(), scores.tolist(), strict=True)
     )
     timing = Timing(
+        decode_ms=1e3 * question.decode_seconds,
         load_ms=1e3 * lease.load_seconds,
         queue_ms=1e3 * answer.queue_seconds,
         compute_ms=1e3 * answer.compute_seconds,

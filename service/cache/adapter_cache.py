@@ -134,6 +134,10 @@ class AdapterCache:
         """Whether there is an adapter that could be served without the store."""
         return len(self._device) > 0
 
+    def dismiss(self, digest: str) -> None:
+        """Free an adapter's slot once its leases have ended, unless it is wanted again before."""
+        self._device.dismiss(digest)
+
     def forgive(self, digest: str) -> None:
         """Forget that a load has failed: its cause may have been mended."""
         self._failures.forget(digest)

@@ -43,6 +43,7 @@ class DeviceTier:
         self._patience = patience
         self._metrics = metrics
         self._residents: LruMap[str, Resident] = LruMap(engine.capacity_bytes)
+        self._dismissed: set[str] = set()
         self._room = asyncio.Event()
 
     def __len__(self) -> int:
@@ -52,7 +53,8 @@ class DeviceTier:
         return digest in self._residents
 
     def get(self, digest: str) -> Resident | None:
-        """The resident, which counts as used now."""
+        """The resident, which counts as used now; if it was dismissed, it stays after all."""
+        self._dismissed.discard(digest)
         return self._residents.get(digest)
 
     def pin(self, resident: Resident) -> None:
@@ -63,6 +65,17 @@ class DeviceTier:
         """Take one pin back."""
         self._residents.unpin(resident.digest)
         self._room.set()
+        if resident.digest in self._dismissed:
+            self.dismiss(resident.digest)
+
+    def dismiss(self, digest: str) -> None:
+        """Free an adapter's slot, if it has one, as soon as no pin keeps it there."""
+        if self._residents.is_pinned(digest):
+            self._dismissed.add(digest)
+        elif digest in self._residents:
+            self._dismissed.discard(digest)
+            self._engine.unload(self._residents.remove(digest).slot)
+            self._report()
 
     async def place(self, adapter: HostAdapter) -> Resident:
         """Copy an adapter into a slot, off the event loop; it comes back pinned.
@@ -138,6 +151,7 @@ class DeviceTier:
             ) from error
 
     def _forget(self, resident: Resident) -> None:
+        self._dismissed.discard(resident.digest)
         self.unpin(resident)
         self._residents.remove(resident.digest)
         self._report()

@@ -120,6 +120,10 @@ class LruMap(Generic[Key, Value]):
             self._unpinned[key] = self._pinned.pop(key)
             self._pinned_bytes -= entry.size
 
+    def is_pinned(self, key: Key) -> bool:
+        """Whether the key is there and may not be evicted now."""
+        return key in self._pinned
+
     def remove(self, key: Key) -> Value:
         """Take an unpinned entry out, for good: it leaves no ghost.
 

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.http import admin, ops, page, predictions, tasks
+from service.http import admin, oip, oip_infer, ops, page, predictions, tasks
 from service.http.middleware import BoundedRequests, RequestContext
 from service.http.problems import handle_errors
 from service.http.services import Services
@@ -19,7 +19,16 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for router in (predictions.router, tasks.router, admin.router, ops.router, page.router):
+    for router in (
+        predictions.router,
+        tasks.router,
+        admin.router,
+        oip.router,
+        oip.models,
+        oip_infer.router,
+        ops.router,
+        page.router,
+    ):
         app.include_router(router)
     app.mount("/static", page.files)
     handle_errors(app)

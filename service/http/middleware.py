@@ -11,7 +11,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Overloaded, ShuttingDown
-from service.http.errors import BodyTimeout, BodyTooLarge, QueryTooLong
+from service.http.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    QueryTooLong,
+    RequestError,
+    UnsupportedContentType,
+)
 from service.http.problems import UNFORESEEN, problem_of
 from service.tenants import Principal
 
@@ -56,11 +62,11 @@ class RequestContext:
                 log.exception("request_crashed")
                 if answer.status is not None:
                     raise
-                await UNFORESEEN.response(request_id)(scope, receive, answer.send)
+                await UNFORESEEN.response(scope)(scope, receive, answer.send)
             except asyncio.CancelledError:
                 # The server's patience has ended, and so does this task with the answer.
                 if answer.status is None:
-                    await _GIVEN_UP.response(request_id)(scope, receive, answer.send)
+                    await _GIVEN_UP.response(scope)(scope, receive, answer.send)
             finally:
                 log.info(
                     "request",
@@ -124,12 +130,8 @@ class BoundedRequests:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif len(scope["query_string"]) > MAX_QUERY_BYTES:
-            error = QueryTooLong(
-                f"The query string has {len(scope['query_string']):,} bytes; at most "
-                f"{MAX_QUERY_BYTES:,} are taken. Send fewer or shorter parameters."
-            )
-            await problem_of(error).response(scope["state"]["request_id"])(scope, receive, send)
+        elif (error := _refusal(scope)) is not None:
+            await problem_of(error).response(scope)(scope, receive, send)
         else:
             await self._serve(scope, receive, send)
 
@@ -155,6 +157,22 @@ class BoundedRequests:
                 "The server holds as many bytes of requests as it may. Try again a little later.",
                 retry_after=RETRY_AFTER,
             )
+
+
+def _refusal(scope: Scope) -> RequestError | None:
+    """What is wrong with a request that nobody has begun to read."""
+    if len(scope["query_string"]) > MAX_QUERY_BYTES:
+        return QueryTooLong(
+            f"The query string has {len(scope['query_string']):,} bytes; at most "
+            f"{MAX_QUERY_BYTES:,} are taken. Send fewer or shorter parameters."
+        )
+    encoding = Headers(scope=scope).get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        return UnsupportedContentType(
+            f"A body in the encoding {encoding[:50]!r} is not taken: what it unfolds to could not "
+            "be bounded. Send it uncompressed."
+        )
+    return None
 
 
 class _Body:

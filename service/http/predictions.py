@@ -1,25 +1,22 @@
 """The routes that predict."""
 
-import asyncio
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.manifest import TaskId
 from service import predict as use_case
-from service.errors import RequestCancelled
 from service.http import schemas
 from service.http.auth import Predicting
 from service.http.bodies import OPENAPI_BODY, read_images
 from service.http.errors import InvalidRequest
-from service.http.services import Given, RequestLimits, Services, admitted
+from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
+from service.http.services import Given, Services, admitted
 
 MAX_TASKS = 64
 T = TypeVar("T")
@@ -43,6 +40,7 @@ _TASK_IDS: TypeAdapter[tuple[TaskId, ...]] = TypeAdapter(tuple[TaskId, ...])
 @router.post("/tasks/{task}/predict", openapi_extra=OPENAPI_BODY)
 async def predict(
     request: Request,
+    response: Response,
     services: Given,
     tenant: Predicting,
     task: TaskId,
@@ -53,14 +51,23 @@ async def predict(
     """What the task sees in each image."""
     images = await _receive(request, services, timeout_ms)
     work = services.predictor.predict(
-        tenant, task, images.pixels, deadline=images.deadline, version=version, top_k=top_k
+        tenant,
+        task,
+        images.pixels,
+        deadline=images.deadline,
+        version=version,
+        top_k=top_k,
+        decode_seconds=images.decode_seconds,
     )
-    return _wire(await _unless_gone(request, work), images.decode_ms)
+    prediction = await unless_gone(request, work)
+    response.headers[SERVER_TIMING] = server_timing(prediction.timing)
+    return _wire(prediction)
 
 
 @router.post("/predict", openapi_extra=OPENAPI_BODY)
 async def predict_many(
     request: Request,
+    response: Response,
     services: Given,
     tenant: Predicting,
     tasks: Tasks,
@@ -71,10 +78,16 @@ async def predict_many(
     names = _task_ids(tasks)
     images = await _receive(request, services, timeout_ms)
     work = services.predictor.predict_many(
-        tenant, names, images.pixels, deadline=images.deadline, top_k=top_k
+        tenant,
+        names,
+        images.pixels,
+        deadline=images.deadline,
+        top_k=top_k,
+        decode_seconds=images.decode_seconds,
     )
-    predictions = await _unless_gone(request, work)
-    return schemas.ManyPredictions(results=[_wire(each, images.decode_ms) for each in predictions])
+    predictions = await unless_gone(request, work)
+    response.headers[SERVER_TIMING] = server_timing(*(each.timing for each in predictions))
+    return schemas.ManyPredictions(results=[_wire(each) for each in predictions])
 
 
 def _task_ids(text: str) -> tuple[str, ...]:
@@ -96,52 +109,19 @@ class _Images:
     """Pixels [n, H, W, 3], what decoding them took, and when their answer is due."""
 
     pixels: NDArray[np.uint8]
-    decode_ms: float
+    decode_seconds: float
     deadline: float
 
 
 async def _receive(request: Request, services: Services, timeout_ms: int | None) -> _Images:
-    timeout = _timeout(services.limits, timeout_ms)
+    timeout = timeout_of(services.limits, timeout_ms)
     encoded = await read_images(request, services.limits.images)
     started = time.monotonic()
     pixels = await services.images.read(encoded, started + timeout)
-    return _Images(pixels, 1_000 * (time.monotonic() - started), started + timeout)
+    return _Images(pixels, time.monotonic() - started, started + timeout)
 
 
-def _timeout(limits: RequestLimits, timeout_ms: int | None) -> float:
-    if timeout_ms is None:
-        return limits.timeout_ms / 1_000
-    if timeout_ms > limits.max_timeout_ms:
-        raise InvalidRequest(f"query.timeout_ms: at most {limits.max_timeout_ms} ms can be asked.")
-    return timeout_ms / 1_000
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves before.
-
-    Raises:
-        RequestCancelled: it has left.
-    """
-    task = asyncio.create_task(work)
-    departure = asyncio.create_task(_departure(request))
-    try:
-        await asyncio.wait((task, departure), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise RequestCancelled("The client left before its answer was there.")
-    finally:
-        for waited in (task, departure):
-            waited.cancel()
-        with suppress(Exception, asyncio.CancelledError):
-            await asyncio.gather(task, departure, return_exceptions=True)
-
-
-async def _departure(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _wire(prediction: use_case.Prediction, decode_ms: float) -> schemas.Prediction:
+def _wire(prediction: use_case.Prediction) -> schemas.Prediction:
     timing = prediction.timing
     return schemas.Prediction(
         task=prediction.task,
@@ -156,7 +136,7 @@ def _wire(prediction: use_case.Prediction, decode_ms: float) -> schemas.Predicti
             for labels in prediction.labels
         ],
         timing=schemas.Timing(
-            decode_ms=decode_ms,
+            decode_ms=timing.decode_ms,
             load_ms=timing.load_ms,
             queue_ms=timing.queue_ms,
             compute_ms=timing.compute_ms,

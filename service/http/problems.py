@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Scope
 
 from adapters import errors as adapters
 from service import errors as service
@@ -19,6 +20,8 @@ from service.http import errors as http
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:protuning:problem:"
 CHALLENGE = 'Bearer realm="protuning"'
+# Errors of this protocol have its own shape.
+OPEN_INFERENCE_PATH = "/v2/"
 CLIENT_CLOSED_REQUEST = 499
 # Where the error itself does not say when the server may be able to help.
 RETRY_AFTER = 5.0
@@ -129,14 +132,16 @@ class Problem:
     detail: str
     retry_after: float | None = None
 
-    def response(self, request_id: str) -> JSONResponse:
-        """The problem document."""
+    def response(self, scope: Scope) -> JSONResponse:
+        """The answer to a request: a problem document, or what the Open Inference Protocol has."""
+        if f"{scope['path']}/".startswith(OPEN_INFERENCE_PATH):
+            return JSONResponse({"error": self.detail}, self.status, self._headers())
         document = {
             "type": f"{TYPE_PREFIX}{self.kind}",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
-            "request_id": request_id,
+            "request_id": scope["state"]["request_id"],
         }
         return JSONResponse(document, self.status, self._headers(), MEDIA_TYPE)
 
@@ -202,7 +207,7 @@ async def _answer_ours(request: Request, error: Exception) -> JSONResponse:
     is_expected = isinstance(error, service.RetryLater | service.DeadlineExceeded)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_expected:
         log.warning("request_failed", status=int(problem.status), kind=problem.kind, exc_info=error)
-    return problem.response(request.state.request_id)
+    return problem.response(request.scope)
 
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
@@ -212,7 +217,7 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
         f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
     )
     problem = problem_of(http.InvalidRequest(f"{wrong}. See /docs for what is taken."))
-    return problem.response(request.state.request_id)
+    return problem.response(request.scope)
 
 
 async def _answer_framework(request: Request, error: Exception) -> JSONResponse:
@@ -221,6 +226,6 @@ async def _answer_framework(request: Request, error: Exception) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase
     detail = f"{request.method} is not answered at this address. See /docs for those that are."
     problem = Problem(error.status_code, phrase.lower().replace(" ", "-"), f"{phrase}.", detail)
-    response = problem.response(request.state.request_id)
+    response = problem.response(request.scope)
     response.headers.update(error.headers or {})
     return response

@@ -13,6 +13,7 @@ from service.keys import KeyRing
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
 from service.predict import Predictor
+from service.residency import Residency
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Services:
     Args:
         predictor: Predicts.
         manager: Registers, lists and deletes.
+        residency: Loads and unloads.
         keys: Knows who presents which key.
         images: Decodes.
         metrics: What a scrape gets.
@@ -50,6 +52,7 @@ class Services:
 
     predictor: Predictor
     manager: Manager
+    residency: Residency
     keys: KeyRing
     images: ImageReader
     metrics: PrometheusMetrics

@@ -23,6 +23,7 @@ from service.http.services import RequestLimits, Services
 from service.images import ImageReader
 from service.metrics import PrometheusMetrics
 from service.predict import Label, Prediction, Timing
+from service.residency import Residence
 from tests.service import policy_fakes
 
 FINGERPRINT = "f" * 64
@@ -50,10 +51,22 @@ class FakePredictor:
         self.cancelled = threading.Event()
         self.asked: list[dict[str, object]] = []
 
-    async def predict(self, tenant, task, images, *, deadline, version=None, top_k=5):
+    async def predict(
+        self,
+        tenant,
+        task,
+        images,
+        *,
+        deadline,
+        version=None,
+        top_k=5,
+        logits=False,
+        decode_seconds=0.0,
+    ):
         """One answer."""
         self.asked.append(
             {
+                "images": images,
                 "tenant": tenant,
                 "task": task,
                 "deadline": deadline,
@@ -66,17 +79,15 @@ class FakePredictor:
             raise self.error
         if task not in {"flowers", "birds"}:
             raise TaskNotFound(f"There is no task {task!r}. Register it.")
-        assert images.dtype == np.uint8
-        assert images.shape[1:] == (8, 8, 3)
+        assert images.shape[1:] == ((8, 8, 3) if images.dtype == np.uint8 else (3, 8, 8))
         labels = tuple((Label(str(round(image.mean())), 0, 1.0),) for image in images)
-        return Prediction(task, version or 3, labels, Timing(1.0, 2.0, 3.0, len(images), 1))
+        timing = Timing(1e3 * decode_seconds, 1.0, 2.0, 3.0, len(images), 1)
+        scores = np.array([[image.mean()] for image in images], np.float32) if logits else None
+        return Prediction(task, version or 3, labels, timing, scores)
 
-    async def predict_many(self, tenant, tasks, images, *, deadline, top_k=5):
+    async def predict_many(self, tenant, tasks, images, **options):
         """One answer for each task."""
-        return [
-            await self.predict(tenant, task, images, deadline=deadline, top_k=top_k)
-            for task in tasks
-        ]
+        return [await self.predict(tenant, task, images, **options) for task in tasks]
 
     async def _wait(self):
         self.waiting.set()
@@ -86,6 +97,37 @@ class FakePredictor:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+class FakeResidency:
+    """Has the active versions of the tasks that a manager knows, in the engine where warmed."""
+
+    def __init__(self, manager):
+        self.manager = manager
+        self.warmed: set[TaskKey] = set()
+
+    async def where(self, tenant, task, version=None):
+        """In the engine or on disk."""
+        key = TaskKey(tenant=tenant, task=task)
+        try:
+            active = (await self.manager.task(key)).active[FINGERPRINT]
+            found = self.manager.versions_of[key][(version or active) - 1]
+        except (UnknownTask, IndexError) as error:
+            raise TaskNotFound(f"There is no {task!r} {version}.") from error
+        return Residence(found.ref, "device" if key in self.warmed else "disk")
+
+    async def warm(self, tenant, task, version=None, *, deadline):
+        """At once."""
+        assert deadline > 0
+        residence = await self.where(tenant, task, version)
+        self.warmed.add(TaskKey(tenant=tenant, task=task))
+        return residence.ref
+
+    async def unload(self, tenant, task, version=None):
+        """At once."""
+        residence = await self.where(tenant, task, version)
+        self.warmed.discard(TaskKey(tenant=tenant, task=task))
+        return residence.ref
 
 
 class FakeManager:
@@ -176,9 +218,11 @@ def services(**changes: object) -> Iterator[Services]:
         SMALL, ImageLimits(max_bytes=2**20, max_pixels=1_000_000), decoders=2, max_waiting=64
     )
     body = BodyLimits(max_bytes=4 * 2**20, max_buffered_bytes=16 * 2**20, timeout=30.0)
+    manager = FakeManager()
     built = Services(
         predictor=FakePredictor(),
-        manager=FakeManager(),
+        manager=manager,
+        residency=FakeResidency(manager),
         keys=policy_fakes.key_ring(),
         images=images,
         metrics=PrometheusMetrics(),

@@ -110,6 +110,50 @@ async def test_a_lease_ends_once(stack, made):
     assert pins(stack) == 0
 
 
+async def test_a_dismissed_adapter_leaves_its_slot(stack, made, engine):
+    """At once where nobody uses it, with the last lease otherwise; the next request loads it."""
+    ref = await stored(stack, made[0])
+    lease = await stack.cache.acquire(ref)
+    stack.cache.dismiss(ref.digest)
+    assert stack.cache.state(ref.digest) == "device"
+    lease.release()
+    assert stack.cache.state(ref.digest) == "host"
+    assert engine.slots == {}
+    (await stack.cache.acquire(ref)).release()
+    stack.cache.dismiss(ref.digest)
+    stack.cache.dismiss(ref.digest)
+    assert engine.slots == {}
+    assert pins(stack) == stack.device._residents.used_bytes == 0
+
+
+async def test_a_dismissed_adapter_that_is_wanted_again_stays(stack, made):
+    """The later wish counts, and a dismissal does not outlive it."""
+    ref = await stored(stack, made[0])
+    first = await stack.cache.acquire(ref)
+    stack.cache.dismiss(ref.digest)
+    second = await stack.cache.acquire(ref)
+    first.release()
+    second.release()
+    assert stack.cache.state(ref.digest) == "device"
+
+
+async def test_an_adapter_dismissed_while_it_loads_is_leased_and_leaves(stack, made, engine):
+    """Whoever waits for it is served; one whose load fails leaves nothing behind."""
+    ref = await stored(stack, made[0])
+    engine.load_gate.clear()
+    waiter = acquire(stack, ref)
+    await until(lambda: stack.cache.state(ref.digest) == "placing")
+    stack.cache.dismiss(ref.digest)
+    engine.load_gate.set()
+    (await waiter).release()
+    assert engine.slots == {}
+    stack.prover.prove.side_effect = ZeroDivisionError
+    stack.cache.dismiss(ref.digest)
+    with pytest.raises(AdapterLoadFailed):
+        await stack.cache.acquire(ref)
+    assert engine.slots == {}
+
+
 async def test_a_hundred_waiters_share_one_load(stack, made, engine):
     """The blob is read once, the engine loads once, and everybody gets a lease."""
     ref = await stored(stack, made[0])

@@ -10,6 +10,7 @@ import service.http.errors
 from service.http.problems import MEDIA_TYPE, STATUS_BY_ERROR, problem_of
 from tests.service import http_fakes
 
+SCOPE = {"path": "/tasks", "state": {"request_id": "r"}}
 TREES = (adapters.errors, service.errors, service.http.errors)
 CLASSES = [
     error
@@ -84,7 +85,7 @@ def test_retry_after_is_whole_seconds_and_never_zero():
     """The header knows no fractions."""
     for seconds, header in ((0.0, "1"), (0.2, "1"), (1.0, "1"), (1.1, "2"), (60.0, "60")):
         error = service.errors.Overloaded("full", retry_after=seconds)
-        assert problem_of(error).response("id").headers["Retry-After"] == header
+        assert problem_of(error).response(SCOPE).headers["Retry-After"] == header
 
 
 def test_failures_of_the_store_tell_no_paths():
