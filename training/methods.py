@@ -103,7 +103,7 @@ def _last_two(backbone: StagedBackbone) -> list[nn.Module]:
 _FINE = Recipe(lr=1e-4, weight_decay=0.05, epochs=20, augment="light")
 _PROMPTS = Recipe(lr=1e-3, weight_decay=0.05, epochs=20, augment="light")
 _PARTIAL = Recipe(lr=3e-4, weight_decay=0.05, epochs=20, augment="light")
-_HEAD = Recipe(lr=3e-3, weight_decay=0.0, epochs=100, augment="none")
+_HEAD = Recipe(lr=3e-3, weight_decay=1.0, epochs=100, augment="none")
 _SCRATCH = Recipe(lr=1e-3, weight_decay=0.05, epochs=100, augment="medium")
 
 METHODS: Mapping[MethodName, Method] = {

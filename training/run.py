@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from adapters.backbone import describe
 from training.batches import BatchPlan
 from training.checkpointing import checkpoint_stages
 from training.config import TrainConfig, to_toml
 from training.data.check import check_images
 from training.data.open import open_dataset
+from training.data.samples import Sample
 from training.data.scenarios import FewShot, LongTail, Sampling
 from training.directory import CONFIG, RunDirectory
 from training.evaluate import evaluate_logits, predict_logits
@@ -19,10 +22,13 @@ from training.learners import FeatureLearner, ImageLearner, Learner, compute_fea
 from training.loop import Loop
 from training.machine import find_machine, memory_errors
 from training.methods import METHODS, settle
+from training.probe import StandardizedLinear, start_as_probe
 from training.progress import CsvObserver, Observer, Observers, TensorBoardObserver
 from training.results import Finished, Run, write_results
 from training.stopping import StopRequest
 
+# More images make the head's scales and start no better, and take as long as an epoch.
+_MOST_PROBED = 10_000
 # Options that say how a run is carried out, not what comes out.
 _OF_NO_EFFECT = {
     "data",
@@ -109,6 +115,8 @@ def _fit(run: Run, observers: Sequence[Observer], stop: StopRequest) -> Finished
             stop=stop,
         )
         outcome = loop.run()
+    if isinstance(run.model.adapter.head, StandardizedLinear):
+        run.model.adapter.head = run.model.adapter.head.fold()
     seconds = prepared + sum(row.seconds for row in outcome.history)
     logits, labels = predict_logits(
         run.model,
@@ -135,13 +143,28 @@ def _learner(run: Run) -> Learner:
     )
     assert config.augment is not None  # noqa: S101  settled
     preprocessing = run.model.backbone.spec.preprocessing
-    if run.method.prompts or not run.method.servable or config.augment != "none":
-        return ImageLearner(
-            run.model, plan, splits.train, splits.val, preprocessing, config.augment, machine
-        )
-    train = compute_features(run.model, splits.train, machine)
-    val = compute_features(run.model, splits.val, machine) if splits.val else None
-    return FeatureLearner(run.model.adapter.head, plan, train, val, machine)
+    by_image = ImageLearner(
+        run.model, plan, splits.train, splits.val, preprocessing, config.augment, machine
+    )
+    if not run.method.servable:
+        return by_image
+    cached = not run.method.prompts and config.augment == "none"
+    seen = splits.train if cached else _some(splits.train, config.seed)
+    features = compute_features(run.model, seen, machine)
+    head = StandardizedLinear(run.model.adapter.head, features.inputs)
+    run.model.adapter.head = head
+    if cached:
+        val = compute_features(run.model, splits.val, machine) if splits.val else None
+        return FeatureLearner(head, plan, features, val, machine)
+    if run.method.prompts:
+        start_as_probe(head, *features)
+    return by_image
+
+
+def _some(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """As many images as the head's start needs."""
+    drawn = np.random.default_rng(seed).permutation(len(samples))[:_MOST_PROBED]
+    return [samples[index] for index in drawn]
 
 
 def _observe(run: Run, observers: Sequence[Observer]) -> Observer:

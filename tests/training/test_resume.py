@@ -98,3 +98,14 @@ def test_a_stopped_baseline_goes_on_to_the_same_bytes(configure, tmp_path, name)
     train(config, stopped, resume=True)
     train(config, whole)
     assert stopped.file(MODEL).read_bytes() == whole.file(MODEL).read_bytes()
+
+
+def test_a_stopped_head_goes_on_to_the_same_bytes(configure, tmp_path):
+    """The scales of its features and its best weights are part of the run, too."""
+    config = configure(method="head", epochs=3)
+    stopped, whole = RunDirectory(tmp_path / "stopped"), RunDirectory(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(config, stopped, stop=_StopAfter(5))
+    train(config, stopped, resume=True)
+    train(config, whole)
+    assert read(stopped.file(ADAPTER)).digest == read(whole.file(ADAPTER)).digest
