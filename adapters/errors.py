@@ -205,7 +205,7 @@ class StoreFull(StoreUnavailable):
 
 
 class UnsupportedStoreUrl(StoreError):
-    """No index is reached by such a URL."""
+    """Neither index nor blobs are reached by such a URL."""
 
 
 class CorruptIndex(StoreError):

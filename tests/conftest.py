@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.redis_servers import RedisServer
+from tests.s3_servers import S3Server
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,4 +43,13 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
         server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
         server.read_log_until("Cluster state changed: ok")
         server.url = server.url.replace("redis://", "redis+cluster://").rpartition("/")[0]
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 with one empty bucket; who uses it takes a prefix of their own."""
+    with pytest.MonkeyPatch.context() as environment, S3Server() as server:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
         yield server

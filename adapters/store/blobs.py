@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from adapters.durable import write_durably
@@ -18,6 +17,7 @@ from adapters.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from adapters.store.places import open_place
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -27,15 +27,18 @@ class BlobStore:
     """Immutable bytes, each under the digest that `digest_of` gives for them.
 
     Safe for any number of threads and processes. Every method but the constructor does I/O and
-    blocks. Any of them can raise StoreUnavailable; nothing is half done then.
+    blocks. Any of them can raise StoreUnavailable; nothing is half done then. In an object store a
+    move is a copy and a deletion: what is interrupted between them leaves both, and a later
+    collection of garbage one.
 
     Below `url` lie `blobs/ab/cd/<digest>`; `discarded/`, see `discard`; `quarantine/`, the blobs
     that `get` found damaged, for a person to look at; `incoming/`, files being written.
     """
 
     def __init__(self, url: str, digest_of: Callable[[bytes], str]) -> None:
-        self._fs, root = url_to_fs(url)
-        self._root = str(root).rstrip("/")
+        place = open_place(url)
+        self._fs, self._root = place.fs, place.root
+        self._failures: tuple[type[Exception], ...] = (OSError, *place.failures)
         self._digest_of = digest_of
 
     def put(self, digest: str, data: bytes) -> None:
@@ -47,7 +50,7 @@ class BlobStore:
             StoreFull: no space is left.
         """
         path = self._blob(digest)
-        with _store_errors(f"Blob {digest} cannot be written"):
+        with self._errors(f"Blob {digest} cannot be written"):
             if isinstance(self._fs, LocalFileSystem):
                 write_durably(Path(path), data, root=Path(self._root))
             else:
@@ -78,7 +81,7 @@ class BlobStore:
 
     def exists(self, digest: str) -> bool:
         """Whether `get` would find a blob."""
-        with _store_errors(f"Blob {digest} cannot be looked up"):
+        with self._errors(f"Blob {digest} cannot be looked up"):
             return bool(self._fs.exists(self._blob(digest)))
 
     def check(self) -> None:
@@ -130,14 +133,14 @@ class BlobStore:
         return f"{self._root}/{area}/{name}"
 
     def _find(self, area: str) -> list[str]:
-        with _store_errors(f"{self._root}/{area} cannot be listed"):
+        with self._errors(f"{self._root}/{area} cannot be listed"):
             return list(self._fs.find(f"{self._root}/{area}"))
 
     def _names(self, area: str) -> set[str]:
         return {path.rsplit("/", 1)[-1] for path in self._find(area)}
 
     def _read(self, path: str, max_bytes: int) -> bytes:
-        with _store_errors(f"{path} cannot be read"):
+        with self._errors(f"{path} cannot be read"):
             try:
                 if self._fs.size(path) > max_bytes:
                     raise CheckpointTooLarge(
@@ -151,31 +154,31 @@ class BlobStore:
                 ) from error
 
     def _move(self, source: str, target: str) -> None:
-        with _store_errors(f"{source} cannot be moved"):
+        with self._errors(f"{source} cannot be moved"):
             self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             # Where two processes move one blob, the second finds it gone.
             with suppress(FileNotFoundError):
                 self._fs.mv(source, target)
 
     def _remove(self, path: str) -> None:
-        with _store_errors(f"{path} cannot be removed"), suppress(FileNotFoundError):
+        with self._errors(f"{path} cannot be removed"), suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
     def _was_written_before(self, path: str, time: float) -> bool:
-        with _store_errors(f"{path} cannot be looked up"):
+        with self._errors(f"{path} cannot be looked up"):
             try:
                 return bool(self._fs.modified(path).timestamp() < time)
             except FileNotFoundError:
                 return False
 
-
-@contextmanager
-def _store_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StoreFull(f"{what}: no space is left. Free some, then try again.") from error
-        raise StoreUnavailable(
-            f"{what} ({error}). Check the path, the permissions and the connection, then try again."
-        ) from error
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            if getattr(error, "errno", None) in _NO_SPACE:
+                raise StoreFull(f"{what}: no space is left. Free some, then try again.") from error
+            raise StoreUnavailable(
+                f"{what} ({error}). Check the path, the permissions and the connection, then try "
+                "again."
+            ) from error

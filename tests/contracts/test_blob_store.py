@@ -5,16 +5,16 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from adapters.errors import BlobMissing, CheckpointTooLarge, CorruptBlob
 from adapters.store.blobs import BlobStore
 
-PLACES: dict[str, Callable[[Path], str]] = {
-    "directory": lambda tmp_path: str(tmp_path / "store"),
+PLACES: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "directory": lambda request: str(request.getfixturevalue("tmp_path") / "store"),
     "memory": lambda _: f"memory://{uuid.uuid4().hex}",
+    "s3": lambda request: f"{request.getfixturevalue('s3').url}/{uuid.uuid4().hex}",
 }
 LIMIT = 1_000_000
 
@@ -25,9 +25,9 @@ def sha256(data: bytes) -> str:
 
 
 @pytest.fixture(params=PLACES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest) -> str:
     """A fresh place."""
-    return PLACES[request.param](tmp_path)
+    return PLACES[request.param](request)
 
 
 @pytest.fixture
