@@ -39,11 +39,14 @@ from service.http.services import RequestLimits, Services
 from service.images import ImageReader
 from service.key_file import read_or_create
 from service.keys import KeyRing
+from service.limits import TenantLimits
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
 from service.policies import Policies
 from service.predict import Predictor
 from service.proving import Prover
+from service.quotas import Quotas
+from service.rate_limits import RateCounters
 from service.repeating import repeat
 from service.residency import Residency
 from service.settings import GIBIBYTE, Settings
@@ -90,7 +93,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         records = await asyncio.to_thread(open_records, settings.index)
         stack.push_async_callback(records.close)
-        policies = Policies(records, (Key,))
+        policies = Policies(records, (Key, TenantLimits))
         keys = await _key_ring(settings, policies)
         await stack.enter_async_context(_running(policies.follow(settings.watch_period)))
         engine = await asyncio.to_thread(_engine, settings)
@@ -99,7 +102,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         images = _images(settings, engine.spec)
         stack.callback(images.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.loaders, thread_name_prefix="load"))
-        core = _core(settings, engine, index, pool)
+        metrics = PrometheusMetrics()
+        counters = RateCounters(settings.rate_limits_redis, metrics)
+        stack.push_async_callback(counters.close)
+        quotas = Quotas(policies, settings.tenant_limits, counters)
+        core = _core(settings, engine, index, quotas, metrics, pool)
         stack.push_async_callback(core.cache.close, CLOSING_SECONDS)
         stack.push_async_callback(core.dispatcher.close, CLOSING_SECONDS)
         await stack.enter_async_context(_running(core.watcher.run()))
@@ -179,12 +186,19 @@ class _Core:
     manager: Manager
     registry: Registry
     residency: Residency
+    quotas: Quotas
     metrics: PrometheusMetrics
     fingerprint: str
 
 
-def _core(settings: Settings, engine: TorchEngine, index: Index, pool: Executor) -> _Core:
-    metrics = PrometheusMetrics()
+def _core(
+    settings: Settings,
+    engine: TorchEngine,
+    index: Index,
+    quotas: Quotas,
+    metrics: PrometheusMetrics,
+    pool: Executor,
+) -> _Core:
     registry = _registry(settings, engine.spec, index)
     limits = BatchLimits(settings.batch_images, window=settings.batch_window_ms / 1_000)
     dispatcher = Dispatcher(engine, BatchQueue(settings.queue_images, limits), metrics)
@@ -204,16 +218,17 @@ def _core(settings: Settings, engine: TorchEngine, index: Index, pool: Executor)
     )
     fingerprint = engine.spec.fingerprint
     resolver = Resolver(index, fingerprint, capacity=KNOWN_TASKS)
-    manager = Manager(registry, index, cache, resolver, fingerprint)
+    manager = Manager(registry, index, cache, resolver, quotas, fingerprint)
     admission = Admission(settings.requests_in_flight)
     return _Core(
         dispatcher,
         cache,
         Watcher(index, resolver, manager.prove_pending, period=settings.watch_period),
-        Predictor(resolver, cache, dispatcher, admission, metrics),
+        Predictor(resolver, cache, dispatcher, admission, quotas, metrics),
         manager,
         registry,
         Residency(resolver, cache),
+        quotas,
         metrics,
         fingerprint,
     )
@@ -247,6 +262,7 @@ def _services(
         manager=core.manager,
         residency=core.residency,
         keys=keys,
+        quotas=core.quotas,
         images=images,
         metrics=core.metrics,
         drain=Drain(),

@@ -10,6 +10,7 @@ ServiceError
 ├── BackboneConflict        the task exists, but not for the backbone that is served
 ├── AdapterLoadFailed       the adapter could not be loaded or proved; `cause` names why
 ├── EngineFailed            the engine raised while it ran the request's images
+├── QuotaExceeded           the tenant has as many tasks or bytes as it may
 ├── TooManyImages           the request could never be taken, however empty the server
 ├── DeadlineExceeded        the answer would come later than the client waits
 ├── RequestCancelled        the client has gone
@@ -28,6 +29,8 @@ Every message says what happened and how to mend it. Errors of images, checkpoin
 are those of `adapters.errors`. What a client gets to see of either tree is decided in one place,
 the HTTP layer: no status code is known here.
 """
+
+from service.types import Allowance
 
 
 class ServiceError(Exception):
@@ -80,6 +83,10 @@ class EngineFailed(ServiceError):
     """The engine raised while it ran the request's images."""
 
 
+class QuotaExceeded(ServiceError):
+    """The tenant has as many tasks or bytes as it may; waiting does not help."""
+
+
 class TooManyImages(ServiceError):
     """More images than the queue holds when it is empty; only a smaller request helps."""
 
@@ -110,7 +117,19 @@ class Overloaded(RetryLater):
 
 
 class RateLimited(RetryLater):
-    """The tenant is over its own limit."""
+    """The tenant is over its own limit.
+
+    Args:
+        message: What happened and how to mend it.
+        retry_after: Seconds after which it is worth trying again.
+        allowances: What is left of the limit.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float, allowances: tuple[Allowance, ...] = ()
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.allowances = allowances
 
 
 class ShuttingDown(RetryLater):

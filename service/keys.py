@@ -128,7 +128,7 @@ class KeyRing:
         await self._policies.refresh()
         found = [
             key
-            for key in self._policies.all(Key)
+            for key in self._policies.all(Key).values()
             if key.id > after and tenant in (None, key.tenant)
         ]
         return sorted(found, key=lambda key: key.id)[:limit]

@@ -1,10 +1,14 @@
 """The use cases around tasks: register, list, switch back, delete, and prove what is pending."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from weakref import WeakValueDictionary
 
 import structlog
 
+from adapters.container import digest_of
 from adapters.errors import (
     CheckpointError,
     PointerMoved,
@@ -14,13 +18,15 @@ from adapters.errors import (
     UnknownVersion,
 )
 from adapters.manifest import AdapterRef
-from adapters.store.index import Index, Task, TaskKey, Version
+from adapters.store.index import Index, Task, TaskKey, Usage, Version
 from adapters.store.registry import Registry
 from service.cache.adapter_cache import AdapterCache
 from service.cache.resolver import Resolver
 from service.errors import AdapterLoadFailed, ServiceError
+from service.quotas import Quotas
 
 PENDING_PER_READ = 64
+VERSIONS_PER_READ = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +39,7 @@ class Manager:
         index: Knows tasks, versions and active pointers.
         cache: Loads and proves.
         resolver: Is told at once what changes here.
+        quotas: How much a tenant may have.
         fingerprint: The backbone that is served.
         clock: Seconds since the epoch.
     """
@@ -43,6 +50,7 @@ class Manager:
         index: Index,
         cache: AdapterCache,
         resolver: Resolver,
+        quotas: Quotas,
         fingerprint: str,
         *,
         clock: Callable[[], float] = time.time,
@@ -51,8 +59,11 @@ class Manager:
         self._index = index
         self._cache = cache
         self._resolver = resolver
+        self._quotas = quotas
         self._fingerprint = fingerprint
         self._clock = clock
+        # One registration of a tenant at a time, so that none overtakes the look at what it has.
+        self._registering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def register(self, key: TaskKey, data: bytes) -> Version:
         """Store a checkpoint, prove it on this server's engine, and make it the active version.
@@ -64,12 +75,15 @@ class Manager:
         Raises:
             CheckpointError: the checkpoint is not one, or not for the backbone that is served.
             ProofFailed: the engine got other logits than training.
+            QuotaExceeded: the tenant has as much as it may.
             AdapterLoadFailed: it could not be loaded.
             RetryLater: the server is overloaded, or about to stop.
             StoreUnavailable: blobs or index cannot be reached.
             UnknownTask: somebody deleted the task meanwhile.
         """
-        version = await self._registry.register(key, data, now=self._clock())
+        async with self._registering.setdefault(key.tenant, asyncio.Lock()):
+            await self._check_room(key, data)
+            version = await self._registry.register(key, data, now=self._clock())
         # Bytes that were missing or damaged a moment ago have just been written anew.
         self._cache.forgive(version.digest)
         try:
@@ -124,6 +138,10 @@ class Manager:
         """
         return await self._index.list_versions(key, after=after, limit=limit)
 
+    async def usage(self, tenant: str) -> Usage:
+        """What a tenant has stored."""
+        return await self._index.usage(tenant)
+
     async def checkpoint(self, key: TaskKey, version: int) -> bytes:
         """The file that was registered.
 
@@ -173,6 +191,30 @@ class Manager:
         deleted = await self._registry.collect_garbage(now=self._clock())
         if deleted:
             log.info("garbage_collected", blobs=len(deleted))
+
+    async def _check_room(self, key: TaskKey, data: bytes) -> None:
+        """Return if a tenant may store a checkpoint; nothing of it has been written by then."""
+        digests = await self._digests(key)
+        if await asyncio.to_thread(digest_of, data) in digests:
+            return
+        usage = await self._index.usage(key.tenant)
+        self._quotas.check_stored(
+            key.tenant,
+            tasks=usage.tasks + (not digests),
+            stored_bytes=usage.stored_bytes + len(data),
+        )
+
+    async def _digests(self, key: TaskKey) -> set[str]:
+        """The digests of a task's versions."""
+        digests: set[str] = set()
+        after = 0
+        with suppress(UnknownTask):
+            while page := await self._index.list_versions(
+                key, after=after, limit=VERSIONS_PER_READ
+            ):
+                digests.update(version.digest for version in page)
+                after = page[-1].version
+        return digests
 
     async def _prove(self, version: Version) -> None:
         """Load and prove a version, and record how that ended; raises AdapterLoadFailed."""

@@ -52,6 +52,9 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """A prediction was refused for lack of room or time."""
 
+    def limits_in_memory(self) -> None:
+        """A rate was counted by this server alone, because Redis could not be asked."""
+
     def proof_failed(self) -> None:
         """An adapter's golden proof did not hold here."""
 
@@ -86,6 +89,9 @@ class PrometheusMetrics(Metrics):
         self._evictions = self._counter("evictions", "Adapters driven out of a tier.", "tier")
         self._thrash = self._counter("thrash", "Adapters back soon after eviction.", "tier")
         self._rejected = self._counter("rejected", "Predictions that were refused.", "reason")
+        self._limits_in_memory = self._counter(
+            "limits_in_memory", "Rates counted by this server alone, since Redis was gone."
+        )
         self._proof_failures = self._counter("proof_failures", "Golden proofs that failed.")
 
     def render(self) -> tuple[bytes, str]:
@@ -131,6 +137,10 @@ class PrometheusMetrics(Metrics):
     def rejected(self, reason: str) -> None:
         """See `Metrics`."""
         self._rejected.labels(reason).inc()
+
+    def limits_in_memory(self) -> None:
+        """See `Metrics`."""
+        self._limits_in_memory.inc()
 
     def proof_failed(self) -> None:
         """See `Metrics`."""

@@ -58,9 +58,9 @@ class Policies:
         found = self._mirror[kind].get(name)
         return found if isinstance(found, kind) else None
 
-    def all(self, kind: type[P]) -> list[P]:
-        """All records of a kind."""
-        return [each for each in self._mirror[kind].values() if isinstance(each, kind)]
+    def all(self, kind: type[P]) -> dict[str, P]:
+        """All records of a kind, by name."""
+        return {n: each for n, each in self._mirror[kind].items() if isinstance(each, kind)}
 
     def has(self, kind: type[Policy]) -> bool:
         """Whether there is any record of a kind."""
@@ -72,7 +72,9 @@ class Policies:
         Raises:
             StoreUnavailable: the store cannot be reached.
         """
-        await self._records.put(policy.kind, name, policy.model_dump(mode="json"))
+        await self._records.put(
+            policy.kind, name, policy.model_dump(mode="json", exclude_unset=True)
+        )
         await self._hear()
 
     async def remove(self, kind: type[Policy], name: str) -> None:

@@ -15,9 +15,10 @@ from service.admission import Admission
 from service.batching.dispatcher import Answer, Dispatcher, Job
 from service.cache.adapter_cache import AdapterCache, Lease
 from service.cache.resolver import Resolver
-from service.errors import DeadlineExceeded, RetryLater, TaskNotFound, TooManyImages
+from service.errors import DeadlineExceeded, RateLimited, RetryLater, TaskNotFound, TooManyImages
 from service.metrics import Metrics
-from service.types import TaskKey
+from service.quotas import Quotas
+from service.types import Allowance, TaskKey
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -48,6 +49,7 @@ class Prediction:
     """The answer of one task: for each image its likeliest labels, best first.
 
     `logits` are those of all classes, float32 [n, classes], where they were asked for.
+    `allowances` say what is left of the tenant's own limits.
     """
 
     task: str
@@ -55,6 +57,7 @@ class Prediction:
     labels: tuple[tuple[Label, ...], ...]
     timing: Timing
     logits: NDArray[np.float32] | None = None
+    allowances: tuple[Allowance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Predictor:
         cache: From versions to slots.
         dispatcher: From slots to logits.
         admission: How many predictions may be under way.
+        quotas: What each tenant may ask for.
         metrics: Told of every prediction.
     """
 
@@ -88,12 +92,14 @@ class Predictor:
         cache: AdapterCache,
         dispatcher: Dispatcher,
         admission: Admission,
+        quotas: Quotas,
         metrics: Metrics,
     ) -> None:
         self._resolver = resolver
         self._cache = cache
         self._dispatcher = dispatcher
         self._admission = admission
+        self._quotas = quotas
         self._metrics = metrics
 
     async def predict(
@@ -122,7 +128,8 @@ class Predictor:
             BackboneConflict: it is not for the backbone that is served.
             AdapterLoadFailed: it could not be loaded or proved.
             EngineFailed: the engine raised while it ran these images.
-            TooManyImages: the queue could never hold them.
+            TooManyImages: the queue could never hold them, or the tenant's limit is less.
+            RateLimited: the tenant is over a limit of its own.
             DeadlineExceeded: the deadline passed.
             RetryLater: the server is overloaded, or about to stop.
             StoreUnavailable: the index cannot be reached.
@@ -185,17 +192,23 @@ class Predictor:
                 answer.cancel()
 
     async def _answer(self, question: _Question) -> Prediction:
-        with self._counted(question.task), self._admission.admit(question.task.tenant):
+        tenant, images = question.task.tenant, len(question.images)
+        with self._counted(question.task), self._admission.admit(tenant):
             try:
-                async with asyncio.timeout_at(question.deadline):
-                    return await self._answer_in_time(question)
+                async with (
+                    asyncio.timeout_at(question.deadline),
+                    self._quotas.admit(tenant, images) as allowances,
+                ):
+                    return await self._answer_in_time(question, allowances)
             except TimeoutError as error:
                 raise DeadlineExceeded(
                     "The deadline passed before the answer was there. Allow more time, or try "
                     "again later."
                 ) from error
 
-    async def _answer_in_time(self, question: _Question) -> Prediction:
+    async def _answer_in_time(
+        self, question: _Question, allowances: tuple[Allowance, ...]
+    ) -> Prediction:
         task = question.task
         ref = await self._resolver.resolve(task.tenant, task.task, question.version)
         lease = await self._cache.acquire(ref)
@@ -207,12 +220,13 @@ class Predictor:
             lease.release,
             deadline=question.deadline,
             priority=question.priority,
+            weight=self._quotas.limits(task.tenant).share,
         )
         answer = await self._dispatcher.submit(job)
         self._metrics.phase("load", lease.load_seconds)
         self._metrics.phase("queue", answer.queue_seconds)
         self._metrics.phase("compute", answer.compute_seconds)
-        return _prediction(ref, lease, answer, question)
+        return _prediction(ref, lease, answer, question, allowances)
 
     @contextmanager
     def _counted(self, task: TaskKey) -> Iterator[None]:
@@ -221,7 +235,8 @@ class Predictor:
         except BaseException as error:
             outcome = _outcome(error)
             # Names that nobody has registered must not fill the scrape.
-            self._metrics.request(None if isinstance(error, TaskNotFound) else task, outcome)
+            is_known = not isinstance(error, TaskNotFound | RateLimited)
+            self._metrics.request(task if is_known else None, outcome)
             if isinstance(error, RetryLater | TooManyImages | DeadlineExceeded):
                 self._metrics.rejected(outcome)
             raise
@@ -234,7 +249,13 @@ def _outcome(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, question: _Question) -> Prediction:
+def _prediction(
+    ref: AdapterRef,
+    lease: Lease,
+    answer: Answer,
+    question: _Question,
+    allowances: tuple[Allowance, ...],
+) -> Prediction:
     top_k = min(question.top_k, len(lease.labels))
     scores, indices = answer.logits.softmax(-1).topk(top_k)
     labels = tuple(
@@ -250,4 +271,4 @@ def _prediction(ref: AdapterRef, lease: Lease, answer: Answer, question: _Questi
         batch_tasks=answer.batch_tasks,
     )
     logits = answer.logits.numpy() if question.logits else None
-    return Prediction(ref.task, ref.version, labels, timing, logits)
+    return Prediction(ref.task, ref.version, labels, timing, logits, allowances)

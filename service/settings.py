@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.limits import Rate, TenantLimits
+
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
 
@@ -92,6 +94,25 @@ class Settings(BaseSettings):
     )
     max_timeout_ms: Count = Field(default=60_000, description="The longest a client may ask for.")
 
+    tenant_requests_per_second: Rate | None = Field(
+        default=None, description="A tenant's predictions a second; none is no limit of its own."
+    )
+    tenant_images_per_second: Rate | None = Field(
+        default=None,
+        description="A tenant's images a second, once for each task that sees them.",
+    )
+    tenant_concurrent_images: Count | None = Field(
+        default=None, description="A tenant's images between their arrival and their answer."
+    )
+    tenant_tasks: Count = Field(default=10_000, description="A tenant's tasks.")
+    tenant_stored_bytes: Count = Field(
+        default=256 * GIBIBYTE, description="Bytes of all of a tenant's checkpoints."
+    )
+    rate_limits: str | None = Field(
+        default=None,
+        description="Where rates are counted: memory, or redis://...; else in the index's Redis.",
+    )
+
     max_image_bytes: Count = Field(default=16 * MEBIBYTE, description="Most bytes of an image.")
     max_image_pixels: Count = Field(default=50_000_000, description="Most pixels of an image.")
     max_images: Count = Field(default=64, description="Most images of a request.")
@@ -130,8 +151,29 @@ class Settings(BaseSettings):
         """Whether others could reach the address, and nobody said that they may do anything."""
         return not self.insecure and not _is_loopback(self.host)
 
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """What holds for tenants for which nothing else was set."""
+        return TenantLimits(
+            requests_per_second=self.tenant_requests_per_second,
+            images_per_second=self.tenant_images_per_second,
+            concurrent_images=self.tenant_concurrent_images,
+            tasks=self.tenant_tasks,
+            stored_bytes=self.tenant_stored_bytes,
+        )
+
+    @property
+    def rate_limits_redis(self) -> str | None:
+        """The Redis in which rates are counted; None for this server's memory."""
+        url = self.index if self.rate_limits is None else self.rate_limits
+        return url if url.startswith(("redis://", "rediss://")) else None
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        if self.rate_limits not in (None, "memory") and self.rate_limits_redis is None:
+            raise ValueError(
+                "rate_limits is neither memory nor the URL of a Redis; write redis://HOST"
+            )
         if self.timeout_ms > self.max_timeout_ms:
             raise ValueError("timeout_ms is over max_timeout_ms; lower the one or raise the other")
         return self

@@ -1,4 +1,4 @@
-"""What the serving path passes on: task keys, work items, and batches made of segments."""
+"""What the serving path passes on: task keys, work items, batches of segments, allowances."""
 
 import math
 from collections.abc import Hashable
@@ -121,3 +121,17 @@ class BatchLimits:
             raise ValueError("A batch takes at least 1 image and waits at least 0 seconds.")
         if self.max_segments is not None and self.max_segments < 1:
             raise ValueError("A batch takes at least 1 adapter version.")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How far a tenant has used up a rate: `remaining` of `quota` in `window` seconds.
+
+    `reset` is in how many seconds the whole quota is there again if nothing more is used.
+    """
+
+    name: str
+    quota: int
+    window: int
+    remaining: int
+    reset: float

@@ -56,6 +56,13 @@ class Version(Frozen):
         )
 
 
+class Usage(Frozen):
+    """What a tenant has in the store; `stored_bytes` is the size of all versions together."""
+
+    tasks: int
+    stored_bytes: int
+
+
 class ChangeEvent(Frozen):
     """Something that happened to a task. `sequence` grows by one with every event."""
 
@@ -196,6 +203,9 @@ class Index(Protocol):
 
     async def list_pending(self, fingerprint: str, *, limit: int) -> list[Version]:
         """Versions for a backbone that wait for a server to prove them, the oldest first."""
+
+    async def usage(self, tenant: str) -> Usage:
+        """What a tenant has, 0 where nobody knows it."""
 
     async def last_change(self) -> int:
         """The sequence number of the newest event, 0 before the first."""

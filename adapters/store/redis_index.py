@@ -10,7 +10,16 @@ from adapters.errors import IndexTooNew, StoreError, StoreUnavailable
 from adapters.manifest import AdapterRef
 from adapters.store import redis_fields as fields
 from adapters.store import refusals
-from adapters.store.index import ChangeEvent, ProofState, Replay, Task, TaskKey, Verdict, Version
+from adapters.store.index import (
+    ChangeEvent,
+    ProofState,
+    Replay,
+    Task,
+    TaskKey,
+    Usage,
+    Verdict,
+    Version,
+)
 from adapters.store.redis_scripts import RedisScripts, Reply, key_of
 from adapters.store.redis_url import ANSWER_SECONDS
 
@@ -132,6 +141,11 @@ class RedisIndex:
         """See `Index`."""
         _, versions = await self._script("list_pending", fingerprint, limit)
         return [fields.version_record(record) for record in versions]
+
+    async def usage(self, tenant: str) -> Usage:
+        """See `Index`."""
+        _, tasks, stored_bytes = await self._script("usage", tenant)
+        return Usage(tasks=tasks, stored_bytes=int(stored_bytes))
 
     async def last_change(self) -> int:
         """See `Index`."""

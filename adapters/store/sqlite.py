@@ -9,7 +9,16 @@ from pydantic import JsonValue
 from adapters.manifest import AdapterRef
 from adapters.store import sqlite_reads as reads
 from adapters.store import sqlite_writes as writes
-from adapters.store.index import ChangeEvent, ProofState, Replay, Task, TaskKey, Verdict, Version
+from adapters.store.index import (
+    ChangeEvent,
+    ProofState,
+    Replay,
+    Task,
+    TaskKey,
+    Usage,
+    Verdict,
+    Version,
+)
 from adapters.store.sqlite_schema import connect, create_index
 from adapters.store.sqlite_worker import P, Statement, T, Worker, sqlite_errors
 
@@ -95,6 +104,10 @@ class SqliteIndex:
     async def list_pending(self, fingerprint: str, *, limit: int) -> list[Version]:
         """See `Index`."""
         return await self._read(reads.list_pending, fingerprint, limit)
+
+    async def usage(self, tenant: str) -> Usage:
+        """See `Index`."""
+        return await self._read(reads.usage, tenant)
 
     async def last_change(self) -> int:
         """See `Index`."""

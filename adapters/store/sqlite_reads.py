@@ -5,7 +5,7 @@ from sqlite3 import Connection, Row
 from typing import Any
 
 from adapters.manifest import AdapterRef
-from adapters.store.index import ChangeEvent, Replay, Task, TaskKey, Verdict, Version
+from adapters.store.index import ChangeEvent, Replay, Task, TaskKey, Usage, Verdict, Version
 from adapters.store.refusals import no_active_version, unknown_task, unknown_version
 
 
@@ -81,6 +81,16 @@ def list_pending(db: Connection, fingerprint: str, limit: int) -> list[Version]:
         (fingerprint, limit),
     )
     return [version_record(row) for row in found.fetchall()]
+
+
+def usage(db: Connection, tenant: str) -> Usage:
+    """See `Index.usage`."""
+    tasks, stored_bytes = db.execute(
+        """SELECT (SELECT count(*) FROM tasks WHERE tenant = :tenant AND NOT deleted),
+        (SELECT coalesce(sum(size), 0) FROM versions WHERE tenant = :tenant)""",
+        {"tenant": tenant},
+    ).fetchone()
+    return Usage(tasks=tasks, stored_bytes=stored_bytes)
 
 
 def last_change(db: Connection) -> int:

@@ -1,4 +1,4 @@
-"""The routes of administrators: keys."""
+"""The routes of administrators: keys, and the limits of tenants."""
 
 from typing import Annotated
 
@@ -10,12 +10,13 @@ from service.http import schemas
 from service.http.auth import Administering
 from service.http.json_body import described, read_json
 from service.http.paging import CURSOR, DEFAULT_LIMIT, Limit
-from service.http.services import Given, admitted
+from service.http.services import Given, Services, admitted
 
 router = APIRouter(prefix="/admin", tags=["administration"], dependencies=[Depends(admitted)])
 
 KeyId = Annotated[tenants.KeyId, Path(description="The id of a key, which is no secret.")]
 KeyCursor = Annotated[tenants.KeyId | None, Query(description=CURSOR)]
+TenantCursor = Annotated[TenantId | None, Query(description=CURSOR)]
 OfTenant = Annotated[TenantId | None, Query(description="Only the keys of this tenant.")]
 
 
@@ -52,3 +53,53 @@ async def list_keys(
 async def revoke_key(services: Given, _admin: Administering, key_id: KeyId) -> schemas.Key:
     """Revoke a key: at once on this server, within its watch period on others."""
     return schemas.Key.of(await services.keys.revoke(key_id))
+
+
+@router.get("/tenants")
+async def list_tenants(
+    services: Given,
+    _admin: Administering,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: TenantCursor = None,
+) -> schemas.Page[schemas.Tenant]:
+    """The tenants for which limits were set, by name."""
+    names = sorted(name for name in services.quotas.overridden() if name > (cursor or ""))
+    return schemas.Page(
+        items=[await _tenant(services, name) for name in names[:limit]],
+        next_cursor=names[limit - 1] if len(names) > limit else None,
+    )
+
+
+@router.get("/tenants/{tenant}")
+async def show_tenant(services: Given, _admin: Administering, tenant: TenantId) -> schemas.Tenant:
+    """What holds for a tenant, which need not have anything yet."""
+    return await _tenant(services, tenant)
+
+
+@router.put("/tenants/{tenant}", openapi_extra=described(schemas.TenantOverrides))
+async def limit_tenant(
+    request: Request, services: Given, _admin: Administering, tenant: TenantId
+) -> schemas.Tenant:
+    """Set limits for a tenant: those in the body; for all others the defaults hold again."""
+    overrides = await read_json(request, schemas.TenantOverrides)
+    await services.quotas.override(tenant, overrides)
+    return await _tenant(services, tenant)
+
+
+@router.delete("/tenants/{tenant}")
+async def reset_tenant(services: Given, _admin: Administering, tenant: TenantId) -> schemas.Tenant:
+    """Let the defaults hold for a tenant."""
+    await services.quotas.reset(tenant)
+    return await _tenant(services, tenant)
+
+
+async def _tenant(services: Services, tenant: str) -> schemas.Tenant:
+    usage = await services.manager.usage(tenant)
+    overrides = services.quotas.overridden().get(tenant)
+    return schemas.Tenant(
+        tenant=tenant,
+        limits=services.quotas.limits(tenant),
+        overridden=sorted(overrides.model_fields_set) if overrides else [],
+        tasks=usage.tasks,
+        stored_bytes=usage.stored_bytes,
+    )

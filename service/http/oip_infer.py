@@ -14,6 +14,7 @@ from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unl
 from service.http.oip import TAG, VersionNumber
 from service.http.oip_body import read_inference, respond
 from service.http.oip_tensors import to_binary, top_classes
+from service.http.rate_headers import rate_headers
 from service.http.services import Given, Services, admitted
 from service.predict import Prediction
 
@@ -61,7 +62,8 @@ async def _infer(
     )
     prediction = await unless_gone(request, work)
     answer, binary = answered(asked, prediction)
-    return respond(answer, binary, {SERVER_TIMING: server_timing(prediction.timing)})
+    headers = {SERVER_TIMING: server_timing(prediction.timing)}
+    return respond(answer, binary, headers | rate_headers(prediction.allowances))
 
 
 def answered(

@@ -16,6 +16,7 @@ from service.http.auth import Predicting
 from service.http.bodies import OPENAPI_BODY, read_images
 from service.http.errors import InvalidRequest
 from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
+from service.http.rate_headers import rate_headers
 from service.http.services import Given, Services, admitted
 
 MAX_TASKS = 64
@@ -61,6 +62,7 @@ async def predict(
     )
     prediction = await unless_gone(request, work)
     response.headers[SERVER_TIMING] = server_timing(prediction.timing)
+    response.headers.update(rate_headers(prediction.allowances))
     return _wire(prediction)
 
 
@@ -87,6 +89,7 @@ async def predict_many(
     )
     predictions = await unless_gone(request, work)
     response.headers[SERVER_TIMING] = server_timing(*(each.timing for each in predictions))
+    response.headers.update(rate_headers(predictions[-1].allowances))
     return schemas.ManyPredictions(results=[_wire(each) for each in predictions])
 
 

@@ -16,6 +16,8 @@ from starlette.types import Scope
 from adapters import errors as adapters
 from service import errors as service
 from service.http import errors as http
+from service.http.rate_headers import rate_headers
+from service.types import Allowance
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:protuning:problem:"
@@ -45,6 +47,7 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     service.BackboneConflict: HTTPStatus.CONFLICT,
     service.AdapterLoadFailed: HTTPStatus.SERVICE_UNAVAILABLE,
     service.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    service.QuotaExceeded: HTTPStatus.FORBIDDEN,
     service.TooManyImages: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     service.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     service.RequestCancelled: CLIENT_CLOSED_REQUEST,
@@ -124,6 +127,7 @@ class Problem:
         title: What kind of problem it is, always the same for a kind.
         detail: What happened this time, and how to mend it.
         retry_after: Seconds after which it is worth trying again.
+        allowances: What is left of the client's own limits.
     """
 
     status: int
@@ -131,6 +135,7 @@ class Problem:
     title: str
     detail: str
     retry_after: float | None = None
+    allowances: tuple[Allowance, ...] = ()
 
     def response(self, scope: Scope) -> JSONResponse:
         """The answer to a request: a problem document, or what the Open Inference Protocol has."""
@@ -146,7 +151,7 @@ class Problem:
         return JSONResponse(document, self.status, self._headers(), MEDIA_TYPE)
 
     def _headers(self) -> dict[str, str]:
-        headers = {}
+        headers = rate_headers(self.allowances)
         if self.retry_after is not None:
             # Whole seconds are all that the header can say, and 0 would invite a storm.
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
@@ -170,7 +175,14 @@ def problem_of(error: Exception) -> Problem:
     kind = type(error)
     status = next(STATUS_BY_ERROR[base] for base in kind.__mro__ if base in STATUS_BY_ERROR)
     title = (kind.__doc__ or kind.__name__).partition("\n")[0]
-    return Problem(status, _slug(kind), title, _detail(error, status), _retry_after(error, status))
+    return Problem(
+        status,
+        _slug(kind),
+        title,
+        _detail(error, status),
+        _retry_after(error, status),
+        error.allowances if isinstance(error, service.RateLimited) else (),
+    )
 
 
 def _slug(error: type[Exception]) -> str:

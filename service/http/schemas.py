@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from adapters.manifest import TenantId
 from service import tenants
+from service.limits import TenantLimits
 from service.tenants import DEFAULT_TENANT, KeyName, Scope
 
 # The index counts in 64 bits.
@@ -142,6 +143,22 @@ class CreatedKey(Key):
 
 def _told_of(key: tenants.Key) -> dict[str, Any]:
     return key.model_dump(exclude={"scopes", "secret_sha256"}) | {"scopes": sorted(key.scopes)}
+
+
+class TenantOverrides(TenantLimits):
+    """What is to hold for a tenant instead of the server's defaults; null is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tenant(Wire):
+    """A tenant: what holds for it, which of that was set for it alone, and what it has stored."""
+
+    tenant: str
+    limits: TenantLimits
+    overridden: list[str]
+    tasks: int
+    stored_bytes: int
 
 
 class ProblemDocument(Wire):

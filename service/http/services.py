@@ -13,6 +13,7 @@ from service.keys import KeyRing
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
 from service.predict import Predictor
+from service.quotas import Quotas
 from service.residency import Residency
 
 
@@ -42,6 +43,7 @@ class Services:
         manager: Registers, lists and deletes.
         residency: Loads and unloads.
         keys: Knows who presents which key.
+        quotas: Knows what each tenant may do.
         images: Decodes.
         metrics: What a scrape gets.
         drain: Knows whether the server is about to stop.
@@ -54,6 +56,7 @@ class Services:
     manager: Manager
     residency: Residency
     keys: KeyRing
+    quotas: Quotas
     images: ImageReader
     metrics: PrometheusMetrics
     drain: Drain

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from adapters.store.index import ChangeEvent, Index, Replay, TaskKey, Verdict, Version
+from adapters.store.index import ChangeEvent, Index, Replay, TaskKey, Usage, Verdict, Version
 
 FLOWERS = TaskKey(task="flowers")
 RESNET, SWIN = "a" * 64, "b" * 64
@@ -121,3 +121,19 @@ async def test_verdicts_are_remembered_per_circumstances(index: Index) -> None:
     await index.forget_verdicts(digest(1))
     assert await index.get_verdict(replay) is None
     assert await index.get_verdict(others[0]) is not None
+
+
+async def test_usage_counts_tasks_and_bytes_of_one_tenant(index, register):
+    """Every version once, renewed ones not again, deleted and retired ones no more."""
+    mine, other = TaskKey(tenant="acme", task="a"), TaskKey(tenant="other", task="a")
+    assert await index.usage("acme") == Usage(tasks=0, stored_bytes=0)
+    for number in (100, 20, 100):
+        await register(mine, number)
+    await register(TaskKey(tenant="acme", task="b"), 3)
+    await register(other, 5_000)
+    assert await index.usage("acme") == Usage(tasks=2, stored_bytes=123)
+    await index.retire(mine, 1, now=1)
+    assert await index.usage("acme") == Usage(tasks=2, stored_bytes=23)
+    await index.delete_task(mine, now=2)
+    assert await index.usage("acme") == Usage(tasks=1, stored_bytes=3)
+    assert await index.usage("other") == Usage(tasks=1, stored_bytes=5_000)

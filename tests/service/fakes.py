@@ -29,12 +29,15 @@ from service.engines.base import Slot
 from service.engines.folded import FoldedAdapter, fold_adapter
 from service.engines.torch_engine import TorchEngine
 from service.errors import EngineFull, UnknownSlot
+from service.limits import TenantLimits
 from service.manage import Manager
 from service.metrics import Metrics
 from service.predict import Predictor
 from service.proving import Prover
+from service.quotas import Quotas
 from service.types import BatchLimits
 from tests import makers
+from tests.service import policy_fakes
 
 BACKBONE = "test_resnet"
 PATIENCE = 10.0
@@ -214,6 +217,7 @@ class Service:
     resolver: Resolver
     predictor: Predictor
     manager: Manager
+    quotas: Quotas
     metrics: Metrics
 
 
@@ -227,6 +231,7 @@ async def service(
     max_images: int = 16,
     in_flight: int = 1_000,
     proofs: bool = True,
+    limits: TenantLimits = policy_fakes.UNLIMITED,
 ) -> AsyncIterator[Service]:
     """A service whose store lies in `directory`; at the end nothing of it is left running."""
     metrics = quiet_metrics()
@@ -243,12 +248,13 @@ async def service(
         prover.prove = create_autospec(prover.prove)
     cache = AdapterCache(host, device, prover, loaders=loaders, hold_off=5.0, metrics=metrics)
     resolver = Resolver(index, engine.spec.fingerprint, capacity=100)
-    predictor = Predictor(resolver, cache, dispatcher, Admission(in_flight), metrics)
-    manager = Manager(registry, index, cache, resolver, engine.spec.fingerprint)
+    quotas = policy_fakes.quotas(defaults=limits)
+    predictor = Predictor(resolver, cache, dispatcher, Admission(in_flight), quotas, metrics)
+    manager = Manager(registry, index, cache, resolver, quotas, engine.spec.fingerprint)
     try:
         yield Service(
             engine, index, blobs, registry, queue, dispatcher, host, device, prover, cache,
-            resolver, predictor, manager, metrics,
+            resolver, predictor, manager, quotas, metrics,
         )  # fmt: skip
     finally:
         engine.gate.set()

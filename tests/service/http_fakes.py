@@ -13,7 +13,7 @@ import numpy as np
 from adapters.errors import NothingToRollBackTo, UnknownTask, UnknownVersion
 from adapters.manifest import Preprocessing
 from adapters.preprocess import ImageLimits
-from adapters.store.index import Task, TaskKey, Version
+from adapters.store.index import Task, TaskKey, Usage, Version
 from service.errors import TaskNotFound
 from service.http.app import create_app
 from service.http.drain import Drain
@@ -24,6 +24,7 @@ from service.images import ImageReader
 from service.metrics import PrometheusMetrics
 from service.predict import Label, Prediction, Timing
 from service.residency import Residence
+from service.types import Allowance
 from tests.service import policy_fakes
 
 FINGERPRINT = "f" * 64
@@ -46,6 +47,7 @@ class FakePredictor:
 
     def __init__(self):
         self.error: Exception | None = None
+        self.allowances: tuple[Allowance, ...] = ()
         self.gate: threading.Event | None = None
         self.waiting = threading.Event()
         self.cancelled = threading.Event()
@@ -83,7 +85,7 @@ class FakePredictor:
         labels = tuple((Label(str(round(image.mean())), 0, 1.0),) for image in images)
         timing = Timing(1e3 * decode_seconds, 1.0, 2.0, 3.0, len(images), 1)
         scores = np.array([[image.mean()] for image in images], np.float32) if logits else None
-        return Prediction(task, version or 3, labels, timing, scores)
+        return Prediction(task, version or 3, labels, timing, scores, self.allowances)
 
     async def predict_many(self, tenant, tasks, images, **options):
         """One answer for each task."""
@@ -178,6 +180,19 @@ class FakeManager:
         self._require(key)
         return [each for each in self.versions_of[key] if each.version > after][:limit]
 
+    async def usage(self, tenant):
+        """Counted."""
+        versions = [
+            version
+            for key, versions in self.versions_of.items()
+            if key.tenant == tenant
+            for version in versions
+        ]
+        return Usage(
+            tasks=sum(key.tenant == tenant for key in self.versions_of),
+            stored_bytes=sum(version.size for version in versions),
+        )
+
     async def checkpoint(self, key, version):
         """The bytes."""
         self._require(key)
@@ -224,6 +239,7 @@ def services(**changes: object) -> Iterator[Services]:
         manager=manager,
         residency=FakeResidency(manager),
         keys=policy_fakes.key_ring(),
+        quotas=policy_fakes.quotas(),
         images=images,
         metrics=PrometheusMetrics(),
         drain=Drain(),

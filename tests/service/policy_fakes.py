@@ -5,8 +5,14 @@ import httpx
 from adapters.errors import StoreUnavailable
 from adapters.store.records import Record
 from service.keys import KeyRing
+from service.limits import TenantLimits
+from service.metrics import NullMetrics
 from service.policies import Policies
+from service.quotas import Quotas
+from service.rate_limits import RateCounters
 from service.tenants import Key
+
+UNLIMITED = TenantLimits(tasks=None, stored_bytes=None)
 
 
 class MemoryRecords:
@@ -70,6 +76,15 @@ def key_ring(records=None, *, required=False, clock=None, wall_clock=None):
         required=required,
         clock=clock,
         wall_clock=wall_clock or Clock(),
+    )
+
+
+def quotas(records=None, *, defaults=UNLIMITED, counters=None, mirror=None):
+    """Quotas over records, which were never read yet; without limits unless told."""
+    return Quotas(
+        mirror or policies(records, TenantLimits),
+        defaults,
+        counters or RateCounters(None, NullMetrics()),
     )
 
 

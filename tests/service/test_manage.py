@@ -17,7 +17,8 @@ from adapters.errors import (
 )
 from adapters.store.index import TaskKey
 from adapters.store.registry import GRACE_SECONDS
-from service.errors import AdapterLoadFailed, ShuttingDown
+from service.errors import AdapterLoadFailed, QuotaExceeded, ShuttingDown
+from service.limits import TenantLimits
 from tests import makers
 from tests.service.fakes import (
     ANYIO_BACKEND,
@@ -285,3 +286,35 @@ async def test_garbage_goes_and_what_is_registered_stays(stack, made):
     stack.manager._clock = lambda: later
     await stack.manager.collect_garbage()
     assert stack.registry._blobs.digests() == {made[0].digest}
+
+
+async def test_a_tenant_stores_no_more_than_it_may(stack, made):
+    """Nothing of what is too much is written; the same bytes again are never too much."""
+    await stack.manager.register(FLOWERS, made[0].data)
+    size = len(made[0].data)
+    limits = TenantLimits(tasks=1, stored_bytes=size)
+    await stack.quotas.override("default", limits)
+    stored = stack.blobs.digests()
+    with pytest.raises(QuotaExceeded, match="1 tasks"):
+        await stack.manager.register(BIRDS, made[0].data)
+    with pytest.raises(QuotaExceeded, match="bytes"):
+        await stack.manager.register(FLOWERS, made[1].data)
+    assert stack.blobs.digests() == stored
+    assert (await stack.manager.register(FLOWERS, made[0].data)).version == 1
+    await stack.manager.register(TaskKey(tenant="other", task="birds"), made[1].data)
+    await stack.manager.delete(FLOWERS)
+    assert (await stack.manager.register(BIRDS, made[0].data)).version == 1
+
+
+async def test_registrations_at_the_same_time_do_not_slip_past_the_limit(stack, made):
+    """Of three at once a tenant with room for two gets two."""
+    await stack.quotas.override("default", TenantLimits(tasks=2))
+    done = await asyncio.gather(
+        *(
+            stack.manager.register(TaskKey(task=f"t{number}"), checkpoint.data)
+            for number, checkpoint in enumerate(made)
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(each).__name__ for each in done) == ["QuotaExceeded", "Version", "Version"]
+    assert (await stack.index.usage("default")).tasks == 2

@@ -13,9 +13,11 @@ from service.errors import (
     DeadlineExceeded,
     EngineFailed,
     Overloaded,
+    RateLimited,
     TaskNotFound,
     TooManyImages,
 )
+from service.limits import TenantLimits
 from service.types import TaskKey as Task
 from tests import makers
 from tests.service.fakes import (
@@ -353,3 +355,44 @@ async def test_random_traffic_on_the_real_engine_is_right(tmp_path, made):
         assert max(answer.timing.batch_tasks for answer in answers) > 1
     stack.metrics.evicted.assert_called_with("device")
     assert pins(stack) == 0
+
+
+async def test_a_tenant_over_its_limit_is_refused_and_nobody_else(stack):
+    """Before its adapter is leased; what is left comes back with every answer."""
+    await stack.quotas.override("default", TenantLimits(images_per_second=0.5))
+    first = await ask(stack, "birds", pixels(3))
+    assert [(each.name, each.remaining) for each in first.allowances] == [("images", 2)]
+    with pytest.raises(RateLimited):
+        await ask(stack, "birds", pixels(3))
+    stack.metrics.request.assert_called_with(None, "RateLimited")
+    stack.metrics.rejected.assert_called_with("RateLimited")
+    with pytest.raises(TooManyImages):
+        await ask(stack, "birds", pixels(6))
+    with pytest.raises(TaskNotFound):
+        await stack.predictor.predict("other", "birds", pixels(6), deadline=math.inf)
+    assert pins(stack) == 0
+
+
+async def test_a_tenants_weight_goes_along_with_its_work(stack, engine):
+    """Behind a closed gate a tenant of fourfold weight gets four images for each of the other."""
+    key = TaskKey(tenant="heavy", task="birds")
+    version = await stack.registry.register(key, checkpoints(2)[1].data, now=0)
+    await stack.index.set_state(key, version.version, "ready", now=0)
+    await stack.index.activate(key, version.version, expected=None, now=0)
+    await stack.quotas.override("heavy", TenantLimits(priority=1))
+    await warm(stack, "flowers")
+    await stack.predictor.predict("heavy", "birds", pixels(), deadline=math.inf)
+    engine.gate.clear()
+    running = [ask(stack, "flowers", pixels(1)) for _ in range(2)]
+    await breathe()
+    light = [ask(stack, "flowers", pixels(1)) for _ in range(10)]
+    heavy = [
+        asyncio.create_task(stack.predictor.predict("heavy", "birds", pixels(1), deadline=math.inf))
+        for _ in range(13)
+    ]
+    await breathe()
+    engine.batches.clear()
+    engine.gate.set()
+    await asyncio.gather(*running, *light, *heavy)
+    mixed = [sorted(batch) for batch in engine.batches if len(batch) == 2]
+    assert mixed[0] == [3, 13]

@@ -5,6 +5,7 @@ import typer
 from pydantic import ValidationError
 
 from service.cli import app
+from service.limits import TenantLimits
 from service.settings import Settings
 
 
@@ -69,3 +70,22 @@ def test_every_setting_is_a_flag_with_a_description():
     assert [parameter.name for parameter in command.params] == [*Settings.model_fields]
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+def test_rates_are_counted_where_the_index_is_unless_told():
+    """In a plain Redis for all servers, else in memory."""
+    assert Settings().rate_limits_redis is None
+    assert Settings(index="redis://r/0").rate_limits_redis == "redis://r/0"
+    assert Settings(index="redis+sentinel://s/g").rate_limits_redis is None
+    assert Settings(index="redis://r/0", rate_limits="memory").rate_limits_redis is None
+    assert Settings(rate_limits="rediss://other").rate_limits_redis == "rediss://other"
+    with pytest.raises(ValidationError, match="rate_limits"):
+        Settings(rate_limits="memcached://x")
+
+
+def test_the_defaults_of_tenants_are_settings():
+    """Those that are not set stay those of `TenantLimits`."""
+    limits = Settings(tenant_images_per_second=5, tenant_tasks=3).tenant_limits
+    assert (limits.images_per_second, limits.tasks, limits.requests_per_second) == (5, 3, None)
+    defaults = {name: field.default for name, field in TenantLimits.model_fields.items()}
+    assert Settings().tenant_limits.model_dump() == defaults

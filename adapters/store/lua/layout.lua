@@ -46,11 +46,15 @@ end
 
 local function forget_version(this, number)
   local record = this.version(number)
-  local digest, fingerprint = unpack(redis.call('HMGET', record, 'digest', 'fingerprint'))
+  local digest, fingerprint, size =
+    unpack(redis.call('HMGET', record, 'digest', 'fingerprint', 'size'))
   redis.call('DEL', record)
   redis.call('ZREM', this.numbers, number)
   redis.call('HDEL', this.digests, digest)
   redis.call('ZREM', key('pending', fingerprint), this.pending(number))
+  if redis.call('HINCRBY', key('stored'), this.tenant, -size) == 0 then
+    redis.call('HDEL', key('stored'), this.tenant)
+  end
   if redis.call('HINCRBY', key('references'), digest, -1) == 0 then
     redis.call('HDEL', key('references'), digest)
   end

@@ -16,6 +16,7 @@ else
   redis.call('HSET', this.digests, digest, number)
   redis.call('ZADD', key('pending', fingerprint), now, this.pending(number))
   redis.call('HINCRBY', key('references'), digest, 1)
+  redis.call('HINCRBY', key('stored'), tenant, size)
   tell('registered', this, number, now)
 end
 return {'ok', redis.call('HGETALL', this.version(number))}
