@@ -28,7 +28,7 @@ async def ready(services: Given) -> Readiness:
     A degraded server answers for the tasks that it has in memory, as it knew them last, and cannot
     register or load others. Its problems are told where there are no keys and no metrics port.
     """
-    services.drain.check()
+    services.drain.check_ready()
     problems = await services.check()
     is_told = not (services.keys.are_needed or services.has_own_ops_port)
     return Readiness(
@@ -52,7 +52,7 @@ async def metrics_for_operators(services: Given) -> Response:
 async def ready_for_operators(services: Given, response: Response) -> Readiness:
     """As for everybody, with what is wrong in words."""
     try:
-        services.drain.check()
+        services.drain.check_ready()
         problems = await services.check()
     except (ShuttingDown, StoreUnavailable) as error:
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
