@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Saves index, blobs and the first key of the stack of docker-compose.yml while it serves.
+# Usage: deploy/backup.sh FOLDER       COMPOSE names another command than `docker compose`
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ $# -ne 1 ] || [ -e "$1" ]; then
+    echo "usage: deploy/backup.sh FOLDER, one that does not exist yet" >&2
+    exit 2
+fi
+folder=$1
+read -ra compose <<< "${COMPOSE:-docker compose}"
+
+# Files that come or go meanwhile are no error: the index decides what counts.
+save_data() {
+    "${compose[@]}" exec -T service tar --directory /var/lib/protuning --create --file - \
+        --ignore-failed-read --warning=no-file-changed --warning=no-file-removed \
+        "$@" store admin-key || [ $? -eq 1 ]
+}
+
+umask 077
+mkdir -p "$folder"
+began=$(date +%s)
+# A blob is written before the index names it, and stays for an hour after nothing does. So these three,
+# in this order, hold every blob of the snapshot.
+save_data > "$folder/data.tar"
+"${compose[@]}" exec -T redis sh -c 'redis-cli --rdb /dev/stdout 2>/dev/null' > "$folder/index.rdb"
+save_data --newer-mtime="@$((began - 60))" > "$folder/data-since.tar"
+
+if [ "$(head -c 5 "$folder/index.rdb")" != REDIS ]; then
+    echo "error: what Redis gave is no snapshot. Look at: ${compose[*]} logs redis" >&2
+    exit 1
+fi
+echo "saved to $folder: $(du -sh "$folder" | cut -f1)"
