@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := protuning adapters service training benchmarks examples tests
+PACKAGES := protuning adapters service training benchmarks deploy examples tests
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format check clean
@@ -23,6 +23,7 @@ demo: $(INSTALLED) ## train three small tasks, serve them together, show what ha
 
 test: $(INSTALLED) ## install, then the whole test suite
 	deploy/install-system-packages.sh $(PYTHON) redis
+	deploy/get-prometheus.sh $(CURDIR)/$(VENV)/prometheus
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy and the import rules

@@ -26,15 +26,13 @@ def create_app(services: Services) -> FastAPI:
         oip.router,
         oip.models,
         oip_infer.router,
-        ops.health,
+        ops.router,
         page.router,
     ):
         app.include_router(router)
-    if not services.has_own_ops_port:
-        app.include_router(ops.guarded)
     app.mount("/static", page.files)
     handle_errors(app)
     # The last one added is the outermost.
     app.add_middleware(BoundedRequests, limits=services.limits.body)
-    app.add_middleware(RequestContext, metrics=services.metrics, tracer=services.tracer)
+    app.add_middleware(RequestContext)
     return app
