@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -28,13 +29,15 @@ from service.cache.device_tier import DeviceTier
 from service.cache.host_tier import HostTier
 from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
+from service.device_memory import device_memory
 from service.engines.torch_engine import TorchEngine
 from service.errors import OpenDoor
 from service.health import HealthCheck
 from service.http.app import create_app
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
-from service.http.server import DrainingServer
+from service.http.ops import create_ops_app
+from service.http.server import DrainingServer, SideServer
 from service.http.services import RequestLimits, Services
 from service.images import ImageReader
 from service.key_file import read_or_create
@@ -51,6 +54,7 @@ from service.repeating import repeat
 from service.residency import Residency
 from service.settings import GIBIBYTE, Settings
 from service.tenants import DEFAULT_TENANT, SCOPES, Key
+from service.tracing import Tracer
 from service.types import BatchLimits
 
 KNOWN_TASKS = 100_000
@@ -80,7 +84,20 @@ async def _serve(settings: Settings) -> None:
             delay=settings.shutdown_delay,
             timeout=settings.shutdown_timeout,
         )
-        await server.serve()
+        async with _serving_operators(settings, services):
+            await server.serve()
+
+
+@asynccontextmanager
+async def _serving_operators(settings: Settings, services: Services) -> AsyncIterator[None]:
+    """Metrics on a port of their own, where there is to be one, as long as the server serves."""
+    if settings.metrics_port is None:
+        yield
+        return
+    app = create_ops_app(services)
+    server = SideServer(app, host=settings.metrics_host, port=settings.metrics_port)
+    async with _running(server.serve()):
+        yield
 
 
 @asynccontextmanager
@@ -93,6 +110,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         records = await asyncio.to_thread(open_records, settings.index)
         stack.push_async_callback(records.close)
+        tracer = _tracer(settings)
+        stack.callback(tracer.close)
         policies = Policies(records, (Key, TenantLimits))
         keys = await _key_ring(settings, policies)
         await stack.enter_async_context(_running(policies.follow(settings.watch_period)))
@@ -102,11 +121,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         images = _images(settings, engine.spec)
         stack.callback(images.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.loaders, thread_name_prefix="load"))
-        metrics = PrometheusMetrics()
+        metrics = PrometheusMetrics(device_memory=partial(device_memory, engine.device))
         counters = RateCounters(settings.rate_limits_redis, metrics)
         stack.push_async_callback(counters.close)
         quotas = Quotas(policies, settings.tenant_limits, counters)
-        core = _core(settings, engine, index, quotas, metrics, pool)
+        core = _core(settings, engine, index, quotas, metrics, tracer, pool)
         stack.push_async_callback(core.cache.close, CLOSING_SECONDS)
         stack.push_async_callback(core.dispatcher.close, CLOSING_SECONDS)
         await stack.enter_async_context(_running(core.watcher.run()))
@@ -141,6 +160,15 @@ async def _key_ring(settings: Settings, policies: Policies) -> KeyRing:
             "--bootstrap-key-file, listen on 127.0.0.1, or pass --insecure if that is wanted."
         )
     return keys
+
+
+def _tracer(settings: Settings) -> Tracer:
+    if not settings.tracing:
+        return Tracer()
+    # An optional extra, which is only there where it was asked for.
+    from service.otel import OpenTelemetryTracer
+
+    return OpenTelemetryTracer()
 
 
 def _images(settings: Settings, spec: BackboneSpec) -> ImageReader:
@@ -188,6 +216,7 @@ class _Core:
     residency: Residency
     quotas: Quotas
     metrics: PrometheusMetrics
+    tracer: Tracer
     fingerprint: str
 
 
@@ -197,6 +226,7 @@ def _core(
     index: Index,
     quotas: Quotas,
     metrics: PrometheusMetrics,
+    tracer: Tracer,
     pool: Executor,
 ) -> _Core:
     registry = _registry(settings, engine.spec, index)
@@ -224,12 +254,13 @@ def _core(
         dispatcher,
         cache,
         Watcher(index, resolver, manager.prove_pending, period=settings.watch_period),
-        Predictor(resolver, cache, dispatcher, admission, quotas, metrics),
+        Predictor(resolver, cache, dispatcher, admission, quotas, metrics, tracer),
         manager,
         registry,
         Residency(resolver, cache),
         quotas,
         metrics,
+        tracer,
         fingerprint,
     )
 
@@ -265,6 +296,8 @@ def _services(
         quotas=core.quotas,
         images=images,
         metrics=core.metrics,
+        tracer=core.tracer,
+        has_own_ops_port=settings.metrics_port is not None,
         drain=Drain(),
         check=HealthCheck(
             {"index": index.last_change, "blob store": core.registry.check}, core.cache.holds_any

@@ -49,8 +49,12 @@ class KeyRing:
     @property
     def is_open(self) -> bool:
         """Whether anybody may do anything: it is known that no key was ever created."""
-        is_known = self._policies.confirmed_at is not None
-        return is_known and not self._required and not self._policies.has(Key)
+        return self._policies.confirmed_at is not None and not self.are_needed
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether keys tell here who may do what: strangers may be listening."""
+        return self._required or self._policies.has(Key)
 
     async def authenticate(self, presented: str | None) -> Principal:
         """Who presents a key. Nothing is asked of the store if the key is known.

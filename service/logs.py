@@ -1,6 +1,7 @@
 """What the server writes about itself: one event a line, never a request's content."""
 
 import logging
+import re
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
@@ -11,6 +12,7 @@ Format = Literal["json", "text"]
 
 # Fields whose values are secrets, whoever logs them.
 _SECRET = ("authorization", "api_key", "key", "token", "password", "secret", "cookie")
+_KEY = re.compile(r"pt_[0-9a-f]{16}_[A-Za-z0-9_-]+")
 _LONGEST = 2_000
 _QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -32,6 +34,7 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 withhold,
                 *_renderers(form),
+                without_keys,
             ],
         )
     )
@@ -62,6 +65,11 @@ def withhold(
         elif isinstance(value, str) and len(value) > _LONGEST:
             event[name] = f"{value[:_LONGEST]}… ({len(value):,} characters)"
     return event
+
+
+def without_keys(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401  structlog's own
+    """Replace whatever looks like an API key, wherever it got into the line."""
+    return _KEY.sub("(key withheld)", line)
 
 
 def _renderers(form: Format) -> list[structlog.typing.Processor]:

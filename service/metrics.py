@@ -1,6 +1,6 @@
 """Everything that the service measures, declared once: names, labels, buckets."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from prometheus_client import (
@@ -9,15 +9,21 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
 )
 
+from service.ranking import Ranking
 from service.types import TaskKey
 
 Phase = Literal["decode", "load", "queue", "compute"]
 Tier = Literal["device", "host", "disk"]
 
-OTHER_TASKS = "other"
+OTHER = "other"
+# How often the tasks with a label of their own are chosen anew, in requests, and from how many.
+_RANKING_PERIOD = 10_000
+_RANKED_PER_LABEL = 20
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -30,6 +36,12 @@ class Metrics:
 
     def phase(self, phase: Phase, seconds: float) -> None:
         """So long a prediction was in one phase of its way."""
+
+    def http(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
+        """An HTTP request has ended: its route's template, None where no route was found.
+
+        There is no status where the client left before it.
+        """
 
     def batch(self, images: int, tasks: int) -> None:
         """A batch has run."""
@@ -67,16 +79,27 @@ class PrometheusMetrics(Metrics):
     """Keeps everything for a Prometheus scrape.
 
     Args:
-        task_labels: How many tasks get a label of their own, the first ones to be asked for. All
-            later ones are counted as "other", so that a scrape stays small.
+        task_labels: How many tasks get a label of their own: those that are asked for most. All
+            others are counted as "other", so that a scrape stays small. A task that loses its
+            label begins at 0 when it gets one again, as after a restart.
+        device_memory: Bytes by kind ("used", "total"), asked for at each scrape.
     """
 
-    def __init__(self, *, task_labels: int = 200) -> None:
+    def __init__(
+        self,
+        *,
+        task_labels: int = 200,
+        device_memory: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._task_labels = task_labels
-        self._labelled: set[TaskKey] = set()
+        ProcessCollector(registry=self._registry)
+        self._labelled: Ranking[TaskKey] = Ranking(
+            task_labels, period=_RANKING_PERIOD, tracked=_RANKED_PER_LABEL * task_labels
+        )
         self._requests = self._counter("requests", "Predictions that ended.", "task", "outcome")
         self._phases = self._histogram("phase_seconds", "Phases of predictions.", _SECONDS, "phase")
+        self._http = self._counter("http_requests", "HTTP.", "method", "route", "status")
+        self._http_seconds = self._histogram("http_seconds", "HTTP requests.", _SECONDS, "route")
         self._batch_images = self._histogram("batch_images", "Images in a batch.", _COUNTS)
         self._batch_tasks = self._histogram("batch_tasks", "Tasks in a batch.", _COUNTS)
         self._queue_images = self._gauge("queue_images", "Images that wait.")
@@ -93,9 +116,13 @@ class PrometheusMetrics(Metrics):
             "limits_in_memory", "Rates counted by this server alone, since Redis was gone."
         )
         self._proof_failures = self._counter("proof_failures", "Golden proofs that failed.")
+        self._device_memory = device_memory
+        self._memory = self._gauge("device_memory_bytes", "Memory of the device.", "kind")
 
     def render(self) -> tuple[bytes, str]:
         """The text of a scrape and its content type."""
+        for kind, size in (self._device_memory or dict)().items():
+            self._memory.labels(kind).set(size)
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def request(self, task: TaskKey | None, outcome: str) -> None:
@@ -105,6 +132,13 @@ class PrometheusMetrics(Metrics):
     def phase(self, phase: Phase, seconds: float) -> None:
         """See `Metrics`."""
         self._phases.labels(phase).observe(seconds)
+
+    def http(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
+        """See `Metrics`."""
+        route = route or "none"
+        known_method = method if method in _METHODS else OTHER
+        self._http.labels(known_method, route, str(status or "none")).inc()
+        self._http_seconds.labels(route).observe(seconds)
 
     def batch(self, images: int, tasks: int) -> None:
         """See `Metrics`."""
@@ -148,13 +182,10 @@ class PrometheusMetrics(Metrics):
 
     def _task_label(self, task: TaskKey | None) -> str:
         if task is None:
-            return OTHER_TASKS
-        if len(self._labelled) < self._task_labels:
-            self._labelled.add(task)
-        if task not in self._labelled:
-            return OTHER_TASKS
-        # Neither part of the name can hold a slash.
-        return f"{task.tenant}/{task.task}"
+            return OTHER
+        for lost in self._labelled.use(task):
+            self._requests.remove_by_labels({"task": _name(lost)})
+        return _name(task) if task in self._labelled else OTHER
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"protuning_{name}", text, labels, registry=self._registry)
@@ -166,3 +197,8 @@ class PrometheusMetrics(Metrics):
         return Histogram(
             f"protuning_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
         )
+
+
+def _name(task: TaskKey) -> str:
+    # Neither part can hold a slash.
+    return f"{task.tenant}/{task.task}"

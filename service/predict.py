@@ -18,6 +18,7 @@ from service.cache.resolver import Resolver
 from service.errors import DeadlineExceeded, RateLimited, RetryLater, TaskNotFound, TooManyImages
 from service.metrics import Metrics
 from service.quotas import Quotas
+from service.tracing import Tracer
 from service.types import Allowance, TaskKey
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
@@ -84,6 +85,7 @@ class Predictor:
         admission: How many predictions may be under way.
         quotas: What each tenant may ask for.
         metrics: Told of every prediction.
+        tracer: Told of its phases.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Predictor:
         admission: Admission,
         quotas: Quotas,
         metrics: Metrics,
+        tracer: Tracer,
     ) -> None:
         self._resolver = resolver
         self._cache = cache
@@ -101,6 +104,7 @@ class Predictor:
         self._admission = admission
         self._quotas = quotas
         self._metrics = metrics
+        self._tracer = tracer
 
     async def predict(
         self,
@@ -134,7 +138,7 @@ class Predictor:
             RetryLater: the server is overloaded, or about to stop.
             StoreUnavailable: the index cannot be reached.
         """
-        self._metrics.phase("decode", decode_seconds)
+        self._report_decoding(decode_seconds)
         return await self._answer(
             _Question(
                 task=TaskKey(tenant, task),
@@ -169,7 +173,7 @@ class Predictor:
             ServiceError: see `predict`.
             StoreUnavailable: see `predict`.
         """
-        self._metrics.phase("decode", decode_seconds)
+        self._report_decoding(decode_seconds)
         pixels = torch.from_numpy(images)
         questions = [
             _Question(
@@ -223,10 +227,26 @@ class Predictor:
             weight=self._quotas.limits(task.tenant).share,
         )
         answer = await self._dispatcher.submit(job)
-        self._metrics.phase("load", lease.load_seconds)
-        self._metrics.phase("queue", answer.queue_seconds)
-        self._metrics.phase("compute", answer.compute_seconds)
+        self._report(task, lease, answer)
         return _prediction(ref, lease, answer, question, allowances)
+
+    def _report(self, task: TaskKey, lease: Lease, answer: Answer) -> None:
+        queue, compute = answer.queue_seconds, answer.compute_seconds
+        self._metrics.phase("load", lease.load_seconds)
+        self._metrics.phase("queue", queue)
+        self._metrics.phase("compute", compute)
+        about = {"tenant": task.tenant, "task": task.task}
+        waited = queue + compute
+        self._tracer.phase(
+            "load", lease.load_seconds, ago=waited, facts={**about, "tier": lease.tier}
+        )
+        self._tracer.phase("queue", queue, ago=compute, facts=about)
+        company = {"batch_images": answer.batch_images, "batch_tasks": answer.batch_tasks}
+        self._tracer.phase("compute", compute, facts={**about, **company})
+
+    def _report_decoding(self, seconds: float) -> None:
+        self._metrics.phase("decode", seconds)
+        self._tracer.phase("decode", seconds)
 
     @contextmanager
     def _counted(self, task: TaskKey) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -139,6 +140,20 @@ class Settings(BaseSettings):
         default=30.0, description="Seconds for requests to finish when the server is stopped."
     )
 
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="A port of their own for metrics and the reasons behind readiness, without "
+        "keys: they name tasks of all tenants.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="The address that metrics_port is on."
+    )
+    tracing: bool = Field(
+        default=False,
+        description="Send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important events that are logged."
     )
@@ -176,6 +191,8 @@ class Settings(BaseSettings):
             )
         if self.timeout_ms > self.max_timeout_ms:
             raise ValueError("timeout_ms is over max_timeout_ms; lower the one or raise the other")
+        if self.tracing and find_spec("opentelemetry") is None:
+            raise ValueError("tracing needs another package; pip install 'protuning[otel]'")
         return self
 
 

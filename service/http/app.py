@@ -26,13 +26,15 @@ def create_app(services: Services) -> FastAPI:
         oip.router,
         oip.models,
         oip_infer.router,
-        ops.router,
+        ops.health,
         page.router,
     ):
         app.include_router(router)
+    if not services.has_own_ops_port:
+        app.include_router(ops.guarded)
     app.mount("/static", page.files)
     handle_errors(app)
     # The last one added is the outermost.
     app.add_middleware(BoundedRequests, limits=services.limits.body)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, metrics=services.metrics, tracer=services.tracer)
     return app

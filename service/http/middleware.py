@@ -19,9 +19,19 @@ from service.http.errors import (
     UnsupportedContentType,
 )
 from service.http.problems import UNFORESEEN, problem_of
+from service.metrics import Metrics
 from service.tenants import Principal
+from service.tracing import Tracer
 
 REQUEST_ID = "X-Request-Id"
+# What an answer says where its route says nothing else: it is data, for nobody else's page.
+DEFAULT_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 MAX_QUERY_BYTES = 8_192
 RETRY_AFTER = 1.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,13 +48,15 @@ log = structlog.get_logger(__name__)
 
 
 class RequestContext:
-    """Gives each request an id, the client's own if it is sane, and one line in the log.
+    """Gives each request an id, the client's own if it is sane, one line in the log, and a count.
 
     An error that nobody foresaw ends here: its traceback goes to the log, not to the client.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer) -> None:
         self._app = app
+        self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,29 +65,44 @@ class RequestContext:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        answer = _Answer(scope, send)
         started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            self._tracer.request(scope["method"], Headers(scope=scope), request_id) as span,
+        ):
             try:
-                await self._app(scope, receive, answer.send)
-            except Exception:
-                log.exception("request_crashed")
-                if answer.status is not None:
-                    raise
-                await UNFORESEEN.response(scope)(scope, receive, answer.send)
-            except asyncio.CancelledError:
-                # The server's patience has ended, and so does this task with the answer.
-                if answer.status is None:
-                    await _GIVEN_UP.response(scope)(scope, receive, answer.send)
+                await self._answer(scope, receive, answer)
             finally:
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"][:_SHOWN_PATH],
-                    status=answer.status,
-                    seconds=round(time.monotonic() - started, 6),
-                    **_who(scope),
-                )
+                seconds = time.monotonic() - started
+                route = getattr(scope.get("route"), "path", None)
+                span.end(route, answer.status)
+                self._metrics.http(scope["method"], route, answer.status, seconds)
+                _write_line(scope, answer.status, seconds)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception:
+            log.exception("request_crashed")
+            if answer.status is not None:
+                raise
+            await UNFORESEEN.response(scope)(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            # The server's patience has ended, and so does this task with the answer.
+            if answer.status is None:
+                await _GIVEN_UP.response(scope)(scope, receive, answer.send)
+
+
+def _write_line(scope: Scope, status: int | None, seconds: float) -> None:
+    log.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"][:_SHOWN_PATH],
+        status=status,
+        seconds=round(seconds, 6),
+        **_who(scope),
+    )
 
 
 def _who(scope: Scope) -> dict[str, str | None]:
@@ -91,15 +118,18 @@ def _request_id(scope: Scope) -> str:
 class _Answer:
     """An answer on its way out; `status` is None until it has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
         self._send = send
-        self._request_id = request_id
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
-            MutableHeaders(scope=message)[REQUEST_ID] = self._request_id
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID] = self._scope["state"]["request_id"]
+            for name, value in DEFAULT_HEADERS.items():
+                headers.setdefault(name, value)
         await self._send(message)
 
 

@@ -50,7 +50,7 @@ async def server_live() -> wire.Live:
 @router.get("/health/ready")
 async def server_ready(services: Given) -> wire.Ready:
     """Requests would be served."""
-    services.drain.check()
+    services.drain.check_ready()
     await services.check()
     return wire.Ready()
 
@@ -153,7 +153,7 @@ async def _version(services: Services, key: index.TaskKey, number: int) -> index
 async def _ready(
     services: Services, tenant: str, task: str, version: int | None
 ) -> wire.ModelReady:
-    services.drain.check()
+    services.drain.check_ready()
     found = await services.residency.where(tenant, task, version)
     return wire.ModelReady(name=task, version=str(found.ref.version))
 

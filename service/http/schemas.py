@@ -22,9 +22,12 @@ class Wire(BaseModel):
 
 
 class Readiness(Wire):
-    """Whether a server does all of its work, and what keeps it from the rest."""
+    """Whether a server does all of its work, and what keeps it from the rest.
 
-    status: Literal["ready", "degraded"]
+    "down" is said on the operators' own port; elsewhere it is a problem with status 503.
+    """
+
+    status: Literal["ready", "degraded", "down"]
     problems: list[str]
 
 

@@ -2,6 +2,8 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import structlog
@@ -16,6 +18,23 @@ KEEP_ALIVE_SECONDS = 5
 CLOSING_SECONDS = 5
 
 log = structlog.get_logger(__name__)
+
+
+def _config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+    )
 
 
 class DrainingServer(uvicorn.Server):
@@ -43,21 +62,7 @@ class DrainingServer(uvicorn.Server):
         timeout: float,
         delay: float = 0.0,
     ) -> None:
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=CLOSING_SECONDS,
-        )
-        super().__init__(config)
+        super().__init__(_config(app, host, port))
         self._drain = drain
         self._delay = delay
         self._timeout = timeout
@@ -66,8 +71,7 @@ class DrainingServer(uvicorn.Server):
     @property
     def address(self) -> str:
         """The URL that it listens on, once it has started."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return _address(self)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to stop: uvicorn's own way is only taken the second time."""
@@ -82,7 +86,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
-        log.info("serving", address=self.address)
+        log.info("serving", address=_address(self))
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to leave now."""
@@ -92,3 +96,30 @@ class DrainingServer(uvicorn.Server):
             is_over = not self._drain.in_flight or now >= self._refuse_at + self._timeout
             self.should_exit = self.should_exit or is_over
         return await super().on_tick(counter)
+
+
+class SideServer(uvicorn.Server):
+    """Serves another application beside a `DrainingServer`, which alone hears the signals."""
+
+    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+        super().__init__(_config(app, host, port))
+
+    @property
+    def address(self) -> str:
+        """The URL that it listens on, once it has started."""
+        return _address(self)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to others."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        log.info("serving_operators", address=self.address)
+
+
+def _address(server: uvicorn.Server) -> str:
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

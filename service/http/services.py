@@ -15,6 +15,7 @@ from service.metrics import PrometheusMetrics
 from service.predict import Predictor
 from service.quotas import Quotas
 from service.residency import Residency
+from service.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Services:
         quotas: Knows what each tenant may do.
         images: Decodes.
         metrics: What a scrape gets.
+        tracer: Is told of every request.
+        has_own_ops_port: Whether metrics, and the reasons behind readiness, are for another port.
         drain: Knows whether the server is about to stop.
         check: What keeps the server from a part of its work; raises where it can do none.
         limits: What one request may ask for.
@@ -59,6 +62,8 @@ class Services:
     quotas: Quotas
     images: ImageReader
     metrics: PrometheusMetrics
+    tracer: Tracer
+    has_own_ops_port: bool
     drain: Drain
     check: Callable[[], Awaitable[list[str]]]
     limits: RequestLimits

@@ -35,6 +35,7 @@ from service.metrics import Metrics
 from service.predict import Predictor
 from service.proving import Prover
 from service.quotas import Quotas
+from service.tracing import Tracer
 from service.types import BatchLimits
 from tests import makers
 from tests.service import policy_fakes
@@ -249,7 +250,9 @@ async def service(
     cache = AdapterCache(host, device, prover, loaders=loaders, hold_off=5.0, metrics=metrics)
     resolver = Resolver(index, engine.spec.fingerprint, capacity=100)
     quotas = policy_fakes.quotas(defaults=limits)
-    predictor = Predictor(resolver, cache, dispatcher, Admission(in_flight), quotas, metrics)
+    predictor = Predictor(
+        resolver, cache, dispatcher, Admission(in_flight), quotas, metrics, Tracer()
+    )
     manager = Manager(registry, index, cache, resolver, quotas, engine.spec.fingerprint)
     try:
         yield Service(

@@ -24,6 +24,7 @@ from service.images import ImageReader
 from service.metrics import PrometheusMetrics
 from service.predict import Label, Prediction, Timing
 from service.residency import Residence
+from service.tracing import Tracer
 from service.types import Allowance
 from tests.service import policy_fakes
 
@@ -242,6 +243,8 @@ def services(**changes: object) -> Iterator[Services]:
         quotas=policy_fakes.quotas(),
         images=images,
         metrics=PrometheusMetrics(),
+        tracer=Tracer(),
+        has_own_ops_port=False,
         drain=Drain(),
         check=_fine,
         limits=RequestLimits(body, images=8, timeout_ms=5_000, max_timeout_ms=20_000),

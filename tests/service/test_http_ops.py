@@ -1,15 +1,18 @@
 """Health, metrics, the page, request ids, and what the log says of a request."""
 
+import base64
 import io
 import json
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 import service.http.page
 from adapters.errors import StoreUnavailable
 from service import logs
+from service.http.ops import create_ops_app
 from service.types import TaskKey
 from tests import makers
 from tests.service import http_fakes
@@ -79,6 +82,85 @@ async def test_requests_are_counted_until_they_are_answered():
             await client.get("/tasks")
             await client.get("/tasks/none")
         assert behind.drain.in_flight == 0
+
+
+async def test_strangers_do_not_read_what_is_wrong():
+    """Where there are keys, or a port for operators, readiness is one word, or a status."""
+
+    async def check():
+        return ["Redis at 10.0.0.7 is gone. Start it."]
+
+    async def gone():
+        raise StoreUnavailable("The disk /mnt/x is gone. Mount it.")
+
+    for changes in (
+        {"keys": http_fakes.policy_fakes.key_ring(required=True)},
+        {"has_own_ops_port": True},
+    ):
+        answer = await _get("/health/ready", check=check, **changes)
+        assert answer.json() == {"status": "degraded", "problems": []}
+        assert "/mnt/x" not in (await _get("/health/ready", check=gone, **changes)).text
+
+
+async def test_only_administrators_scrape_where_there_are_keys():
+    """The metrics name tasks of all tenants."""
+    with http_fakes.services(keys=http_fakes.policy_fakes.key_ring(required=True)) as behind:
+        headers = {}
+        for scope in ("predict", "manage", "admin"):
+            _, token = await behind.keys.create("default", frozenset({scope}))
+            headers[scope] = {"authorization": f"Bearer {token}"}
+        async with http_fakes.client(behind) as client:
+            statuses = [
+                (await client.get("/metrics", headers=given)).status_code
+                for given in ({}, headers["predict"], headers["manage"], headers["admin"])
+            ]
+    assert statuses == [401, 403, 403, 200]
+
+
+async def test_operators_have_a_port_of_their_own():
+    """Metrics and reasons without a key there, and no metrics at all where tenants are."""
+    answers = [["The index is gone. Start it."], StoreUnavailable("All is gone. Begin anew.")]
+
+    async def check():
+        answer = answers.pop(0) if answers else []
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    keys = http_fakes.policy_fakes.key_ring(required=True)
+    with http_fakes.services(keys=keys, check=check, has_own_ops_port=True) as behind:
+        transport = httpx.ASGITransport(create_ops_app(behind))
+        async with httpx.AsyncClient(transport=transport, base_url="http://ops") as client:
+            degraded = await client.get("/health/ready")
+            down = await client.get("/health/ready")
+            assert (await client.get("/health/ready")).json() == {"status": "ready", "problems": []}
+            assert (await client.get("/health/live")).status_code == 200
+            assert (await client.get("/metrics")).text.startswith("# HELP")
+            assert (await client.get("/tasks")).status_code == 404
+            behind.drain.begin()
+            assert (await client.get("/health/ready")).status_code == 503
+        async with http_fakes.client(behind) as client:
+            assert (await client.get("/metrics")).status_code == 404
+    assert degraded.json() == {"status": "degraded", "problems": ["The index is gone. Start it."]}
+    assert (down.status_code, down.json()["status"]) == (503, "down")
+    assert down.json()["problems"] == ["All is gone. Begin anew."]
+
+
+async def test_requests_are_counted_by_route_and_status():
+    """By the route's template, so that task names and made-up addresses are no labels."""
+    with http_fakes.services() as behind:
+        async with http_fakes.client(behind) as client:
+            for path in ("/tasks/a", "/tasks/b", "/v2/models/a/ready", "/x/1", "/x/2"):
+                await client.get(path)
+            await client.request("BREW", "/tasks/a")
+            text = (await client.get("/metrics")).text
+    counted = dict(re.findall(r"^protuning_http_requests_total(\{.*\}) (.*)$", text, re.MULTILINE))
+    assert counted == {
+        '{method="GET",route="/tasks/{task}",status="404"}': "2.0",
+        '{method="GET",route="/v2/models/{task}/ready",status="404"}': "1.0",
+        '{method="GET",route="none",status="404"}': "2.0",
+        '{method="other",route="/tasks/{task}",status="405"}': "1.0",
+    }
 
 
 async def test_metrics_are_prometheus_text():
@@ -164,3 +246,32 @@ async def test_a_request_is_one_line_in_the_log_without_its_content():
     assert "4711" not in stream.getvalue()
     assert "PNG" not in stream.getvalue()
     assert "top_k" not in "".join(json.dumps(line) for line in ours)
+
+
+async def test_no_key_and_no_image_gets_into_the_log():
+    """Wherever a client puts them, whatever goes wrong, and at the lowest level."""
+    stream = io.StringIO()
+    logs.configure("debug", "json", stream)
+    picture = makers.encode(makers.picture(seed=7))
+    with http_fakes.services(keys=http_fakes.policy_fakes.key_ring(required=True)) as behind:
+        _, token = await behind.keys.create("default", frozenset({"predict", "manage"}))
+        key = str(token)
+        bearer = {"authorization": f"Bearer {key}", "content-type": "image/png"}
+        behind.predictor.error = ZeroDivisionError(f"crash with {key}")
+        async with http_fakes.client(behind) as client:
+            await client.post("/tasks/flowers/predict", content=picture, headers=bearer)
+            await client.post("/tasks/flowers/predict", content=picture[:99], headers=bearer)
+            await client.get("/tasks", headers={"x-api-key": key})
+            await client.get("/tasks", headers={"x-api-key": key[:-1]})
+            await client.get("/tasks", headers={"cookie": key, "x-request-id": key})
+            await client.get(f"/tasks/{key}?key={key}", headers={"authorization": f"Basic {key}"})
+            await client.get(f"/{'x' * 200}/{key}")
+            text = base64.b64encode(picture).decode()
+            for body in ({"images": [text]}, {"images": [text[:-2]]}, {"imagez": [text]}):
+                await client.post("/tasks/flowers/predict", json=body, headers={"x-api-key": key})
+            await client.post("/v2/models/flowers/infer", content=picture, headers=bearer)
+    written = stream.getvalue()
+    assert written.count('"event": "request"') == 11
+    assert token.secret[:8] not in written
+    assert "PNG" not in written
+    assert text[:16] not in written

@@ -1,9 +1,13 @@
 """The metrics: the names that others rely on, bounded labels, and that nothing is counted twice."""
 
 import inspect
+import shutil
+import subprocess
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.device_memory import device_memory
 from service.metrics import Metrics, NullMetrics, PrometheusMetrics
 from service.types import TaskKey
 
@@ -23,6 +27,8 @@ def report_everything(metrics):
     """One call of each kind."""
     metrics.request(TaskKey("default", "flowers"), "ok")
     metrics.phase("queue", 0.02)
+    metrics.http("POST", "/tasks/{task}/predict", 200, 0.3)
+    metrics.http("PURGE", None, None, 0.3)
     metrics.batch(8, 3)
     metrics.queue(5)
     metrics.resident("device", 2, 1_000)
@@ -42,6 +48,9 @@ def test_every_measurement_appears_under_its_name():
     assert samples["protuning_requests_total", "default/flowers", "ok"] == 1
     assert samples["protuning_phase_seconds_count", "queue"] == 1
     assert samples["protuning_phase_seconds_sum", "queue"] == 0.02
+    assert samples["protuning_http_requests_total", "/tasks/{task}/predict", "200", "POST"] == 1
+    assert samples["protuning_http_requests_total", "none", "none", "other"] == 1
+    assert samples["protuning_http_seconds_sum", "/tasks/{task}/predict"] == 0.3
     assert samples["protuning_batch_images_sum",] == 8
     assert samples["protuning_batch_tasks_sum",] == 3
     assert samples["protuning_queue_images",] == 5
@@ -57,8 +66,8 @@ def test_every_measurement_appears_under_its_name():
     assert samples["protuning_proof_failures_total",] == 1
 
 
-def test_a_flood_of_tasks_does_not_flood_the_scrape():
-    """The first tasks keep their names, all others are counted together, and none is lost."""
+def test_few_tasks_all_have_names_and_none_is_lost():
+    """The first tasks have labels of their own, what comes later is counted together."""
     metrics = PrometheusMetrics(task_labels=3)
     for _ in range(2):
         for number in range(100):
@@ -73,6 +82,52 @@ def test_a_flood_of_tasks_does_not_flood_the_scrape():
         ("ok", "other"): 194,
         ("TaskNotFound", "other"): 1,
     }
+
+
+def test_five_thousand_tasks_do_not_flood_the_scrape():
+    """Any number of tasks gives 200 labels, which in time are those of the busiest tasks."""
+    metrics = PrometheusMetrics()
+    for _ in range(3):
+        for number in range(5_000):
+            for outcome in ("ok", "Overloaded"):
+                metrics.request(TaskKey("default", f"t{number}"), outcome)
+            metrics.request(TaskKey("default", f"busy{number % 50}"), "ok")
+    text, _ = metrics.render()
+    samples = scrape(metrics)
+    tasks = {key[-1] for key in samples if key[0] == "protuning_requests_total"}
+    tasks |= {key[1] for key in samples if key[0] == "protuning_requests_total"}
+    named = {task for task in tasks if task.startswith("default/")}
+    assert len(named) <= 200
+    assert {f"default/busy{number}" for number in range(50)} <= named
+    assert len(text) < 100_000
+
+
+def test_device_memory_is_asked_for_at_each_scrape():
+    """Whatever kinds the device knows."""
+    answers = [{"used": 1, "total": 9}, {"used": 2, "total": 9}]
+    metrics = PrometheusMetrics(device_memory=lambda: answers.pop(0))
+    assert scrape(metrics)["protuning_device_memory_bytes", "used"] == 1
+    assert scrape(metrics)["protuning_device_memory_bytes", "used"] == 2
+
+
+def test_the_host_has_memory():
+    """This process uses some of it, and not more than there is."""
+    memory = device_memory("cpu")
+    assert 2**20 < memory["used"] < memory["total"]
+
+
+def test_every_metric_passes_promtool():
+    """Prometheus' own linter has nothing to say; not run where it is not installed."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("not run: promtool is not installed (apt-get install prometheus)")
+    metrics = PrometheusMetrics(device_memory=lambda: {"used": 1})
+    report_everything(metrics)
+    text, _ = metrics.render()
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_tenants_are_told_apart():
