@@ -29,6 +29,7 @@ from service.cache.device_tier import DeviceTier
 from service.cache.host_tier import HostTier
 from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
+from service.canary import Canary
 from service.device_memory import device_memory
 from service.engines.torch_engine import TorchEngine
 from service.errors import OpenDoor
@@ -45,13 +46,16 @@ from service.keys import KeyRing
 from service.limits import TenantLimits
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
+from service.pinning import Pin, Pinning
 from service.policies import Policies
 from service.predict import Predictor
 from service.proving import Prover
 from service.quotas import Quotas
 from service.rate_limits import RateCounters
+from service.releases import Releases
 from service.repeating import repeat
 from service.residency import Residency
+from service.routing import Router
 from service.settings import GIBIBYTE, Settings
 from service.tenants import DEFAULT_TENANT, SCOPES, Key
 from service.tracing import Tracer
@@ -112,7 +116,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(records.close)
         tracer = _tracer(settings)
         stack.callback(tracer.close)
-        policies = Policies(records, (Key, TenantLimits))
+        policies = Policies(records, (Key, TenantLimits, Canary, Pin))
         keys = await _key_ring(settings, policies)
         await stack.enter_async_context(_running(policies.follow(settings.watch_period)))
         engine = await asyncio.to_thread(_engine, settings)
@@ -125,10 +129,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         counters = RateCounters(settings.rate_limits_redis, metrics)
         stack.push_async_callback(counters.close)
         quotas = Quotas(policies, settings.tenant_limits, counters)
-        core = _core(settings, engine, index, quotas, metrics, tracer, pool)
+        core = _core(settings, engine, index, policies, quotas, metrics, tracer, pool)
         stack.push_async_callback(core.cache.close, CLOSING_SECONDS)
         stack.push_async_callback(core.dispatcher.close, CLOSING_SECONDS)
         await stack.enter_async_context(_running(core.watcher.run()))
+        stack.callback(core.pinning.close)
+        pinning = repeat(core.pinning.keep, period=settings.watch_period)
+        await stack.enter_async_context(_running(pinning))
         collecting = repeat(core.manager.collect_garbage, period=settings.collect_period)
         await stack.enter_async_context(_running(collecting))
         yield _services(settings, core, keys, index, images)
@@ -212,6 +219,8 @@ class _Core:
     watcher: Watcher
     predictor: Predictor
     manager: Manager
+    releases: Releases
+    pinning: Pinning
     registry: Registry
     residency: Residency
     quotas: Quotas
@@ -224,6 +233,7 @@ def _core(
     settings: Settings,
     engine: TorchEngine,
     index: Index,
+    policies: Policies,
     quotas: Quotas,
     metrics: PrometheusMetrics,
     tracer: Tracer,
@@ -248,14 +258,17 @@ def _core(
     )
     fingerprint = engine.spec.fingerprint
     resolver = Resolver(index, fingerprint, capacity=KNOWN_TASKS)
-    manager = Manager(registry, index, cache, resolver, quotas, fingerprint)
+    router = Router(resolver, policies, fingerprint)
+    manager = Manager(registry, index, cache, resolver, router, quotas, fingerprint)
     admission = Admission(settings.requests_in_flight)
     return _Core(
         dispatcher,
         cache,
         Watcher(index, resolver, manager.prove_pending, period=settings.watch_period),
-        Predictor(resolver, cache, dispatcher, admission, quotas, metrics, tracer),
+        Predictor(router, cache, dispatcher, admission, quotas, metrics, tracer),
         manager,
+        Releases(index, cache, resolver, router, fingerprint),
+        Pinning(policies, resolver, cache),
         registry,
         Residency(resolver, cache),
         quotas,
@@ -292,6 +305,8 @@ def _services(
         predictor=core.predictor,
         manager=core.manager,
         residency=core.residency,
+        releases=core.releases,
+        pinning=core.pinning,
         keys=keys,
         quotas=core.quotas,
         images=images,

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from service.errors import ServiceError
 from service.http.schemas import (
     Activation,
+    Canary,
     CreatedKey,
     Key,
     ManyPredictions,
@@ -28,6 +29,8 @@ from service.http.schemas import (
     Prediction,
     ProblemDocument,
     Task,
+    Tenant,
+    TenantOverrides,
     Version,
 )
 
@@ -85,7 +88,7 @@ class Call(Generic[T]):
         params = {name: value for name, value in self.params.items() if value is not None}
         options = {"method": self.method, "url": self.path, "params": params, "files": self.files}
         if self.json is not None:
-            options["json"] = self.json.model_dump(mode="json")
+            options["json"] = self.json.model_dump(mode="json", exclude_unset=True)
         return options
 
     def result(self, response: httpx.Response) -> T:
@@ -170,10 +173,15 @@ def predict_many(
     return Call("POST", "/predict", _model(ManyPredictions), params, _image_files(images))
 
 
-def register(task: str, checkpoint: Image) -> Call[Version]:
-    """Register a checkpoint as a version of a task; it is proved and active afterwards."""
+def register(task: str, checkpoint: Image, *, activate: bool = True) -> Call[Version]:
+    """Register a checkpoint as a version of a task: proved and, unless told not to, active."""
     data = checkpoint.read_bytes() if isinstance(checkpoint, Path) else checkpoint
-    files = [("task_id", (None, task)), ("checkpoint", ("adapter.safetensors", data))]
+    files: list[tuple[str, Any]] = [
+        ("task_id", (None, task)),
+        ("checkpoint", ("adapter.safetensors", data)),
+    ]
+    if not activate:
+        files.append(("activate", (None, "false")))
     return Call("POST", "/tasks", _model(Version), files=files)
 
 
@@ -205,6 +213,42 @@ def rollback(task: str) -> Call[Activation]:
     return Call("POST", _at("tasks", task, "rollback"), _model(Activation))
 
 
+def start_canary(task: str, version: int, percent: float) -> Call[Canary]:
+    """Give a version a share of the requests that name none."""
+    params = {"version": version, "percent": percent}
+    return Call("POST", _at("tasks", task, "canary"), _model(Canary), params)
+
+
+def end_canary(task: str) -> Call[None]:
+    """Give all requests to the active version again."""
+    return Call("DELETE", _at("tasks", task, "canary"), _nothing)
+
+
+def activate(task: str, version: int) -> Call[Activation]:
+    """Make a version the active one."""
+    return Call("POST", _at("tasks", task, "activate"), _model(Activation), {"version": version})
+
+
+def retire(task: str, version: int) -> Call[None]:
+    """Remove a version that is neither active nor the canary."""
+    return Call("DELETE", _at("tasks", task, "versions", version), _nothing)
+
+
+def warm(task: str, *, version: int | None = None) -> Call[Activation]:
+    """Load a version, the active one unless it is named."""
+    return Call("POST", _at("tasks", task, "warm"), _model(Activation), {"version": version})
+
+
+def pin(task: str) -> Call[None]:
+    """Keep a task in the engine of every server."""
+    return Call("POST", _at("tasks", task, "pin"), _nothing)
+
+
+def unpin(task: str) -> Call[None]:
+    """Let a task leave the engine like any other."""
+    return Call("DELETE", _at("tasks", task, "pin"), _nothing)
+
+
 def delete(task: str) -> Call[None]:
     """Delete a task with all its versions."""
     return Call("DELETE", _at("tasks", task), _nothing)
@@ -226,3 +270,13 @@ def keys(
 def revoke_key(key_id: str) -> Call[Key]:
     """Revoke a key."""
     return Call("DELETE", _at("admin", "keys", key_id), _model(Key))
+
+
+def tenant(name: str) -> Call[Tenant]:
+    """What holds for a tenant, and what it has stored."""
+    return Call("GET", _at("admin", "tenants", name), _model(Tenant))
+
+
+def limit_tenant(name: str, limits: TenantOverrides) -> Call[Tenant]:
+    """Set limits for a tenant: for all that `limits` does not set the defaults hold."""
+    return Call("PUT", _at("admin", "tenants", name), _model(Tenant), json=limits)

@@ -19,11 +19,13 @@ from adapters.errors import (
 )
 from adapters.manifest import AdapterRef
 from adapters.store.index import Index, Task, TaskKey, Usage, Version
-from adapters.store.registry import Registry
+from adapters.store.registry import HELD, Registry
 from service.cache.adapter_cache import AdapterCache
 from service.cache.resolver import Resolver
 from service.errors import AdapterLoadFailed, ServiceError
 from service.quotas import Quotas
+from service.routing import Router
+from service.types import TaskKey as TaskName
 
 PENDING_PER_READ = 64
 VERSIONS_PER_READ = 1_000
@@ -39,6 +41,7 @@ class Manager:
         index: Knows tasks, versions and active pointers.
         cache: Loads and proves.
         resolver: Is told at once what changes here.
+        router: Forgets the canaries of what is deleted.
         quotas: How much a tenant may have.
         fingerprint: The backbone that is served.
         clock: Seconds since the epoch.
@@ -50,6 +53,7 @@ class Manager:
         index: Index,
         cache: AdapterCache,
         resolver: Resolver,
+        router: Router,
         quotas: Quotas,
         fingerprint: str,
         *,
@@ -59,18 +63,19 @@ class Manager:
         self._index = index
         self._cache = cache
         self._resolver = resolver
+        self._router = router
         self._quotas = quotas
         self._fingerprint = fingerprint
         self._clock = clock
         # One registration of a tenant at a time, so that none overtakes the look at what it has.
         self._registering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def register(self, key: TaskKey, data: bytes) -> Version:
+    async def register(self, key: TaskKey, data: bytes, *, activate: bool = True) -> Version:
         """Store a checkpoint, prove it on this server's engine, and make it the active version.
 
         When it returns the version is durable, ready and loaded. What fails moves no pointer;
         where the server is at fault the version stays pending, and is proved and made active
-        later unless a newer one is by then.
+        later unless a newer one is by then. Without `activate` it is proved only.
 
         Raises:
             CheckpointError: the checkpoint is not one, or not for the backbone that is served.
@@ -83,7 +88,7 @@ class Manager:
         """
         async with self._registering.setdefault(key.tenant, asyncio.Lock()):
             await self._check_room(key, data)
-            version = await self._registry.register(key, data, now=self._clock())
+            version = await self._registry.register(key, data, activate=activate, now=self._clock())
         # Bytes that were missing or damaged a moment ago have just been written anew.
         self._cache.forgive(version.digest)
         try:
@@ -92,7 +97,8 @@ class Manager:
             if isinstance(error.__cause__, ProofFailed | CheckpointError):
                 raise error.__cause__ from error
             raise
-        await self._activate(version)
+        if activate:
+            await self._activate(version)
         return await self._index.get_version(key, version.version)
 
     async def prove_pending(self) -> None:
@@ -108,7 +114,8 @@ class Manager:
             try:
                 await self._prove(version)
                 task = await self._index.get_task(version.key)
-                if task.active.get(self._fingerprint, 0) < version.version:
+                is_newest = task.active.get(self._fingerprint, 0) < version.version
+                if is_newest and not version.metadata.get(HELD):
                     await self._activate(version)
             except (ServiceError, UnknownTask, UnknownVersion) as error:
                 log.warning(
@@ -181,6 +188,7 @@ class Manager:
         """
         await self._index.delete_task(key, now=self._clock())
         self._resolver.forget(key)
+        await self._router.end(TaskName(key.tenant, key.task))
 
     async def collect_garbage(self) -> None:
         """Delete the checkpoints that no version has any more; see `Registry.collect_garbage`.

@@ -1,5 +1,6 @@
 """Everything that the service measures, declared once: names, labels, buckets."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -24,6 +25,8 @@ OTHER = "other"
 _RANKING_PERIOD = 10_000
 _RANKED_PER_LABEL = 20
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# A canary is there for a while, and few tasks have one.
+COMPARED_TASKS = 50
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -33,6 +36,9 @@ class Metrics:
 
     def request(self, task: TaskKey | None, outcome: str) -> None:
         """A prediction has ended: "ok", or the name of its error; no task where none was found."""
+
+    def compared(self, task: TaskKey, version: int, outcome: str, seconds: float) -> None:
+        """A prediction of a task that has a canary has ended, after `seconds`."""
 
     def phase(self, phase: Phase, seconds: float) -> None:
         """So long a prediction was in one phase of its way."""
@@ -100,6 +106,21 @@ class PrometheusMetrics(Metrics):
         self._phases = self._histogram("phase_seconds", "Phases of predictions.", _SECONDS, "phase")
         self._http = self._counter("http_requests", "HTTP.", "method", "route", "status")
         self._http_seconds = self._histogram("http_seconds", "HTTP requests.", _SECONDS, "route")
+        self._comparisons = _Latest(COMPARED_TASKS)
+        self._compared = self._counter(
+            "canary_requests",
+            "Predictions of tasks that have a canary.",
+            "task",
+            "version",
+            "outcome",
+        )
+        self._compared_seconds = self._histogram(
+            "canary_seconds",
+            "Those that succeeded, from name to answer.",
+            _SECONDS,
+            "task",
+            "version",
+        )
         self._batch_images = self._histogram("batch_images", "Images in a batch.", _COUNTS)
         self._batch_tasks = self._histogram("batch_tasks", "Tasks in a batch.", _COUNTS)
         self._queue_images = self._gauge("queue_images", "Images that wait.")
@@ -128,6 +149,16 @@ class PrometheusMetrics(Metrics):
     def request(self, task: TaskKey | None, outcome: str) -> None:
         """See `Metrics`."""
         self._requests.labels(self._task_label(task), outcome).inc()
+
+    def compared(self, task: TaskKey, version: int, outcome: str, seconds: float) -> None:
+        """See `Metrics`."""
+        name, number = _name(task), str(version)
+        for lost in self._comparisons.use(name):
+            self._compared.remove_by_labels({"task": lost})
+            self._compared_seconds.remove_by_labels({"task": lost})
+        self._compared.labels(name, number, outcome).inc()
+        if outcome == "ok":
+            self._compared_seconds.labels(name, number).observe(seconds)
 
     def phase(self, phase: Phase, seconds: float) -> None:
         """See `Metrics`."""
@@ -197,6 +228,20 @@ class PrometheusMetrics(Metrics):
         return Histogram(
             f"protuning_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
         )
+
+
+class _Latest:
+    """The names that were used last, at most so many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._names: OrderedDict[str, None] = OrderedDict()
+
+    def use(self, name: str) -> list[str]:
+        """Use a name; returns those that had to go for it."""
+        self._names[name] = None
+        self._names.move_to_end(name)
+        return [self._names.popitem(last=False)[0] for _ in range(len(self._names) - self._most)]
 
 
 def _name(task: TaskKey) -> str:

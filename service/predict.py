@@ -1,6 +1,7 @@
 """The use case of the service: images in, labels out."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from adapters.manifest import AdapterRef
 from service.admission import Admission
 from service.batching.dispatcher import Answer, Dispatcher, Job
 from service.cache.adapter_cache import AdapterCache, Lease
-from service.cache.resolver import Resolver
 from service.errors import DeadlineExceeded, RateLimited, RetryLater, TaskNotFound, TooManyImages
 from service.metrics import Metrics
 from service.quotas import Quotas
+from service.routing import Router
 from service.tracing import Tracer
 from service.types import Allowance, TaskKey
 
@@ -72,6 +73,7 @@ class _Question:
     top_k: int
     priority: int
     logits: bool
+    canary_key: str | None
     decode_seconds: float
 
 
@@ -79,7 +81,7 @@ class Predictor:
     """Runs images through tasks.
 
     Args:
-        resolver: From names to versions.
+        router: From names to versions.
         cache: From versions to slots.
         dispatcher: From slots to logits.
         admission: How many predictions may be under way.
@@ -90,7 +92,7 @@ class Predictor:
 
     def __init__(
         self,
-        resolver: Resolver,
+        router: Router,
         cache: AdapterCache,
         dispatcher: Dispatcher,
         admission: Admission,
@@ -98,7 +100,7 @@ class Predictor:
         metrics: Metrics,
         tracer: Tracer,
     ) -> None:
-        self._resolver = resolver
+        self._router = router
         self._cache = cache
         self._dispatcher = dispatcher
         self._admission = admission
@@ -117,13 +119,15 @@ class Predictor:
         top_k: int = 5,
         priority: int = 0,
         logits: bool = False,
+        canary_key: str | None = None,
         decode_seconds: float = 0.0,
     ) -> Prediction:
         """Run images of the backbone's input size through one task.
 
         They are uint8 pixels [n, H, W, 3], or float32 [n, 3, H, W], finite and normalised as the
         backbone takes them. `deadline` is in the event loop's monotonic seconds. No `version`
-        means the active one, as it is now: a switch while this runs changes nothing. `logits`
+        means the active one or its canary, as they are now: a switch while this runs changes
+        nothing; `canary_key` decides between the two, always alike. `logits`
         asks for those of all classes as well; `decode_seconds` is what was spent on the images
         before they came here.
 
@@ -148,6 +152,7 @@ class Predictor:
                 top_k=top_k,
                 priority=priority,
                 logits=logits,
+                canary_key=canary_key,
                 decode_seconds=decode_seconds,
             )
         )
@@ -161,6 +166,7 @@ class Predictor:
         deadline: float,
         top_k: int = 5,
         priority: int = 0,
+        canary_key: str | None = None,
         decode_seconds: float = 0.0,
     ) -> list[Prediction]:
         """Run the same images through the active versions of several tasks, in their order.
@@ -184,6 +190,7 @@ class Predictor:
                 top_k=top_k,
                 priority=priority,
                 logits=False,
+                canary_key=canary_key,
                 decode_seconds=decode_seconds,
             )
             for task in tasks
@@ -214,20 +221,26 @@ class Predictor:
         self, question: _Question, allowances: tuple[Allowance, ...]
     ) -> Prediction:
         task = question.task
-        ref = await self._resolver.resolve(task.tenant, task.task, question.version)
+        ref = await self._router.resolve(task, question.version, question.canary_key)
+        with self._compared(task, ref.version):
+            return await self._run(ref, question, allowances)
+
+    async def _run(
+        self, ref: AdapterRef, question: _Question, allowances: tuple[Allowance, ...]
+    ) -> Prediction:
         lease = await self._cache.acquire(ref)
         # From here on the lease is the dispatcher's to release.
         job = Job(
-            task,
+            question.task,
             lease.slot,
             question.images,
             lease.release,
             deadline=question.deadline,
             priority=question.priority,
-            weight=self._quotas.limits(task.tenant).share,
+            weight=self._quotas.limits(ref.tenant).share,
         )
         answer = await self._dispatcher.submit(job)
-        self._report(task, lease, answer)
+        self._report(question.task, lease, answer)
         return _prediction(ref, lease, answer, question, allowances)
 
     def _report(self, task: TaskKey, lease: Lease, answer: Answer) -> None:
@@ -247,6 +260,22 @@ class Predictor:
     def _report_decoding(self, seconds: float) -> None:
         self._metrics.phase("decode", seconds)
         self._tracer.phase("decode", seconds)
+
+    @contextmanager
+    def _compared(self, task: TaskKey, version: int) -> Iterator[None]:
+        """While a task has a canary, count by version how requests end, and how soon."""
+        if self._router.canary(task) is None:
+            yield
+            return
+        started_at, outcome = time.monotonic(), "ok"
+        try:
+            yield
+        except BaseException as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            seconds = time.monotonic() - started_at
+            self._metrics.compared(task, version, outcome, seconds)
 
     @contextmanager
     def _counted(self, task: TaskKey) -> Iterator[None]:

@@ -10,6 +10,8 @@ from adapters.store.blobs import BlobStore
 from adapters.store.index import Index, TaskKey, Version
 
 GRACE_SECONDS = 3_600
+# In the metadata of a version that waits for somebody to activate it.
+HELD = "held"
 
 
 class VerifiedCheckpoint(Protocol):
@@ -45,11 +47,14 @@ class Registry:
         self._verify = verify
         self._max_bytes = max_bytes
 
-    async def register(self, key: TaskKey, data: bytes, *, now: float) -> Version:
+    async def register(
+        self, key: TaskKey, data: bytes, *, activate: bool = True, now: float
+    ) -> Version:
         """Store a checkpoint as a version of a task, pending until a server proves it.
 
         Durable when it returns. After a crash before that it is as if it had not been called, or
-        the version is there: calling it again gives the same version.
+        the version is there: calling it again gives the same version. Without `activate` its
+        metadata tell that whoever proves it is not to make it the active one.
 
         Raises:
             CheckpointError: `verify` refused it.
@@ -68,6 +73,7 @@ class Registry:
                 "backbone": manifest.backbone.name,
                 "classes": manifest.head.classes,
                 "method": manifest.provenance.method,
+                **({} if activate else {HELD: True}),
             },
             now=now,
         )

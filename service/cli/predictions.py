@@ -18,13 +18,14 @@ app = typer.Typer()
 def register(
     task: TaskName,
     adapter: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    activate: Annotated[bool, typer.Option(help="Make it the active version.")] = True,  # noqa: FBT002
     url: Url = DEFAULT_URL,
     key: ApiKey = None,
     as_json: Json = False,  # noqa: FBT002  typer's way of writing a flag
 ) -> None:
-    """Register an adapter as a version of a task; it is served from then on."""
+    """Register an adapter as a version of a task; unless told not to, it is served from then on."""
     with client(url, key) as server:
-        version = server.register(task, adapter)
+        version = server.register(task, adapter, activate=activate)
     show(version, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.http import admin, oip, oip_infer, ops, page, predictions, tasks
+from service.http import admin, oip, oip_infer, ops, page, predictions, releases, tasks
 from service.http.middleware import BoundedRequests, RequestContext
 from service.http.problems import handle_errors
 from service.http.services import Services
@@ -22,6 +22,7 @@ def create_app(services: Services) -> FastAPI:
     for router in (
         predictions.router,
         tasks.router,
+        releases.router,
         admin.router,
         oip.router,
         oip.models,

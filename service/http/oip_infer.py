@@ -14,6 +14,7 @@ from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unl
 from service.http.oip import TAG, VersionNumber
 from service.http.oip_body import read_inference, respond
 from service.http.oip_tensors import to_binary, top_classes
+from service.http.parameters import CanaryKey
 from service.http.rate_headers import rate_headers
 from service.http.services import Given, Services, admitted
 from service.predict import Prediction
@@ -24,9 +25,15 @@ OUTPUTS = (wire.RequestedOutput(name="probabilities"), wire.RequestedOutput(name
 
 
 @router.post("/models/{task}/infer")
-async def infer(request: Request, services: Given, tenant: Predicting, task: TaskId) -> Response:
+async def infer(
+    request: Request,
+    services: Given,
+    tenant: Predicting,
+    task: TaskId,
+    canary_key: CanaryKey = None,
+) -> Response:
     """What the task's active version sees in each image."""
-    return await _infer(request, services, tenant, task, None)
+    return await _infer(request, services, tenant, task, None, canary_key)
 
 
 @router.post("/models/{task}/versions/{version}/infer")
@@ -38,7 +45,12 @@ async def infer_version(
 
 
 async def _infer(
-    request: Request, services: Services, tenant: str, task: str, version: int | None
+    request: Request,
+    services: Services,
+    tenant: str,
+    task: str,
+    version: int | None,
+    canary_key: str | None = None,
 ) -> Response:
     reader, limits = services.images, services.limits
     inference = await read_inference(request, reader.preprocessing, limits.images)
@@ -56,6 +68,7 @@ async def _infer(
         images,
         deadline=deadline,
         version=version,
+        canary_key=canary_key,
         top_k=max(output.parameters.classification or 1 for output in asked.outputs or OUTPUTS),
         logits=True,
         decode_seconds=decode_seconds,

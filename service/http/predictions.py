@@ -16,6 +16,7 @@ from service.http.auth import Predicting
 from service.http.bodies import OPENAPI_BODY, read_images
 from service.http.errors import InvalidRequest
 from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
+from service.http.parameters import CanaryKey, NamedVersion
 from service.http.rate_headers import rate_headers
 from service.http.services import Given, Services, admitted
 
@@ -28,10 +29,6 @@ TopK = Annotated[int, Query(ge=1, le=1_000, description="Labels for each image, 
 TimeoutMs = Annotated[
     int | None,
     Query(ge=1, description="How long the client waits, from the end of its body on."),
-]
-VersionNumber = Annotated[
-    int | None,
-    Query(ge=1, le=schemas.LARGEST_VERSION, description="A version other than the active one."),
 ]
 Tasks = Annotated[str, Query(description="Task ids with commas between them.")]
 
@@ -46,8 +43,9 @@ async def predict(
     tenant: Predicting,
     task: TaskId,
     top_k: TopK = 5,
-    version: VersionNumber = None,
+    version: NamedVersion = None,
     timeout_ms: TimeoutMs = None,
+    canary_key: CanaryKey = None,
 ) -> schemas.Prediction:
     """What the task sees in each image."""
     images = await _receive(request, services, timeout_ms)
@@ -58,6 +56,7 @@ async def predict(
         deadline=images.deadline,
         version=version,
         top_k=top_k,
+        canary_key=canary_key,
         decode_seconds=images.decode_seconds,
     )
     prediction = await unless_gone(request, work)
@@ -75,6 +74,7 @@ async def predict_many(
     tasks: Tasks,
     top_k: TopK = 5,
     timeout_ms: TimeoutMs = None,
+    canary_key: CanaryKey = None,
 ) -> schemas.ManyPredictions:
     """What each of several tasks sees in the same images, in the order of `tasks`."""
     names = _task_ids(tasks)
@@ -85,6 +85,7 @@ async def predict_many(
         images.pixels,
         deadline=images.deadline,
         top_k=top_k,
+        canary_key=canary_key,
         decode_seconds=images.decode_seconds,
     )
     predictions = await unless_gone(request, work)

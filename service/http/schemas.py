@@ -71,11 +71,20 @@ class ManyPredictions(Wire):
     results: list[Prediction]
 
 
+class Canary(Wire):
+    """A version that gets a share of the requests that name none."""
+
+    version: int
+    percent: float
+
+
 class Task(Wire):
     """A registered task. `active_version` is the one that is served here, if there is one."""
 
     task: str
     active_version: int | None
+    canary: Canary | None = None
+    pinned: bool = False
     created_at: float
 
 

@@ -12,8 +12,10 @@ from service.images import ImageReader
 from service.keys import KeyRing
 from service.manage import Manager
 from service.metrics import PrometheusMetrics
+from service.pinning import Pinning
 from service.predict import Predictor
 from service.quotas import Quotas
+from service.releases import Releases
 from service.residency import Residency
 from service.tracing import Tracer
 
@@ -43,6 +45,8 @@ class Services:
         predictor: Predicts.
         manager: Registers, lists and deletes.
         residency: Loads and unloads.
+        releases: Moves traffic between versions.
+        pinning: Keeps tasks in the engine.
         keys: Knows who presents which key.
         quotas: Knows what each tenant may do.
         images: Decodes.
@@ -58,6 +62,8 @@ class Services:
     predictor: Predictor
     manager: Manager
     residency: Residency
+    releases: Releases
+    pinning: Pinning
     keys: KeyRing
     quotas: Quotas
     images: ImageReader

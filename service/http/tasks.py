@@ -3,12 +3,13 @@
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Query, Request, Response, status
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
 from adapters.manifest import TaskId
 from adapters.store import index
+from service import types
 from service.errors import RequestCancelled
 from service.http import schemas
 from service.http.auth import Managing, Reading
@@ -16,11 +17,15 @@ from service.http.bodies import MULTIPART
 from service.http.errors import InvalidRequest, UnsupportedContentType
 from service.http.multipart import Part, read_parts
 from service.http.paging import CURSOR, DEFAULT_LIMIT, Limit
-from service.http.services import Given, admitted
+from service.http.parameters import Expected, VersionNumber
+from service.http.services import Given, Services, admitted
 
 TASK_FIELD = "task_id"
 CHECKPOINT_FIELD = "checkpoint"
+ACTIVATE_FIELD = "activate"
 _FIELDS = (TASK_FIELD, CHECKPOINT_FIELD)
+_ALL_FIELDS = (*_FIELDS, ACTIVATE_FIELD)
+_TRUTH = {b"true": True, b"false": False}
 
 router = APIRouter(tags=["tasks"], dependencies=[Depends(admitted)])
 
@@ -29,11 +34,6 @@ VersionCursor = Annotated[
     int | None,
     Query(ge=0, le=schemas.LARGEST_VERSION, description=CURSOR),
 ]
-Expected = Annotated[
-    int | None,
-    Query(ge=1, le=schemas.LARGEST_VERSION, description="Refuse if another version is active."),
-]
-VersionNumber = Annotated[int, Path(ge=1, le=schemas.LARGEST_VERSION)]
 
 _TASK_ID: TypeAdapter[TaskId] = TypeAdapter(TaskId)
 _BODY = {
@@ -47,6 +47,7 @@ _BODY = {
                     "properties": {
                         TASK_FIELD: {"type": "string"},
                         CHECKPOINT_FIELD: {"type": "string", "format": "binary"},
+                        ACTIVATE_FIELD: {"type": "boolean", "default": True},
                     },
                 }
             }
@@ -59,10 +60,16 @@ _BODY = {
 async def register(
     request: Request, response: Response, services: Given, tenant: Managing
 ) -> schemas.Version:
-    """Register a checkpoint as a version of a task: it is proved and active in the answer."""
+    """Register a checkpoint as a version of a task: in the answer it is proved and active.
+
+    With `activate` false it is proved only, to be tried as a canary or made active later.
+    """
     fields = await _read_form(request)
     key = index.TaskKey(tenant=tenant, task=_task_id(fields[TASK_FIELD]))
-    version = await services.manager.register(key, fields[CHECKPOINT_FIELD])
+    activate = _TRUTH.get(fields.get(ACTIVATE_FIELD, b"true"))
+    if activate is None:
+        raise InvalidRequest(f"{ACTIVATE_FIELD} is neither true nor false. Send one of them.")
+    version = await services.manager.register(key, fields[CHECKPOINT_FIELD], activate=activate)
     response.headers["Location"] = f"/tasks/{key.task}/versions/{version.version}/checkpoint"
     return _version(version)
 
@@ -74,7 +81,7 @@ async def list_tasks(
     """The tasks by name."""
     found = await services.manager.tasks(tenant, after=cursor or "", limit=limit + 1)
     return schemas.Page(
-        items=[_task(task, services.fingerprint) for task in found[:limit]],
+        items=[_task(task, services) for task in found[:limit]],
         next_cursor=found[limit - 1].key.task if len(found) > limit else None,
     )
 
@@ -83,7 +90,7 @@ async def list_tasks(
 async def show_task(services: Given, tenant: Reading, task: TaskId) -> schemas.Task:
     """One task."""
     found = await services.manager.task(index.TaskKey(tenant=tenant, task=task))
-    return _task(found, services.fingerprint)
+    return _task(found, services)
 
 
 @router.delete("/tasks/{task}", status_code=status.HTTP_204_NO_CONTENT)
@@ -132,7 +139,7 @@ async def download(
 
 
 async def _read_form(request: Request) -> dict[str, bytes]:
-    """The two fields of a registration, each of them once."""
+    """The fields of a registration, each of them once."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != MULTIPART:
         raise UnsupportedContentType(
@@ -152,7 +159,7 @@ async def _read_form(request: Request) -> dict[str, bytes]:
 
 
 def _require_wanted(part: Part, fields: dict[str, bytes]) -> None:
-    if part.name not in _FIELDS or part.name in fields:
+    if part.name not in _ALL_FIELDS or part.name in fields:
         raise InvalidRequest(
             f"The form's field {part.name[:100]!r} is not wanted, or not twice. Send "
             f"{TASK_FIELD!r} and {CHECKPOINT_FIELD!r}, each once."
@@ -169,10 +176,13 @@ def _task_id(text: bytes) -> str:
         ) from error
 
 
-def _task(task: index.Task, fingerprint: str) -> schemas.Task:
+def _task(task: index.Task, services: Services) -> schemas.Task:
+    canary = services.releases.canary(task.key)
     return schemas.Task(
         task=task.key.task,
-        active_version=task.active.get(fingerprint),
+        active_version=task.active.get(services.fingerprint),
+        canary=canary and schemas.Canary(version=canary.version, percent=canary.percent),
+        pinned=services.pinning.is_pinned(types.TaskKey(task.key.tenant, task.key.task)),
         created_at=task.created_at,
     )
 

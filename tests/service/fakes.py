@@ -25,6 +25,7 @@ from service.cache.adapter_cache import AdapterCache
 from service.cache.device_tier import DeviceTier
 from service.cache.host_tier import HostTier
 from service.cache.resolver import Resolver
+from service.canary import Canary
 from service.engines.base import Slot
 from service.engines.folded import FoldedAdapter, fold_adapter
 from service.engines.torch_engine import TorchEngine
@@ -32,9 +33,12 @@ from service.errors import EngineFull, UnknownSlot
 from service.limits import TenantLimits
 from service.manage import Manager
 from service.metrics import Metrics
+from service.pinning import Pin, Pinning
 from service.predict import Predictor
 from service.proving import Prover
 from service.quotas import Quotas
+from service.releases import Releases
+from service.routing import Router
 from service.tracing import Tracer
 from service.types import BatchLimits
 from tests import makers
@@ -218,6 +222,8 @@ class Service:
     resolver: Resolver
     predictor: Predictor
     manager: Manager
+    releases: Releases
+    pinning: Pinning
     quotas: Quotas
     metrics: Metrics
 
@@ -233,6 +239,7 @@ async def service(
     in_flight: int = 1_000,
     proofs: bool = True,
     limits: TenantLimits = policy_fakes.UNLIMITED,
+    draw: Callable[[], float] = lambda: 0.5,
 ) -> AsyncIterator[Service]:
     """A service whose store lies in `directory`; at the end nothing of it is left running."""
     metrics = quiet_metrics()
@@ -250,16 +257,22 @@ async def service(
     cache = AdapterCache(host, device, prover, loaders=loaders, hold_off=5.0, metrics=metrics)
     resolver = Resolver(index, engine.spec.fingerprint, capacity=100)
     quotas = policy_fakes.quotas(defaults=limits)
+    fingerprint = engine.spec.fingerprint
+    policies = policy_fakes.policies(None, Canary, Pin)
+    router = Router(resolver, policies, fingerprint, draw=draw)
     predictor = Predictor(
-        resolver, cache, dispatcher, Admission(in_flight), quotas, metrics, Tracer()
+        router, cache, dispatcher, Admission(in_flight), quotas, metrics, Tracer()
     )
-    manager = Manager(registry, index, cache, resolver, quotas, engine.spec.fingerprint)
+    manager = Manager(registry, index, cache, resolver, router, quotas, fingerprint)
+    releases = Releases(index, cache, resolver, router, fingerprint)
+    pinning = Pinning(policies, resolver, cache)
     try:
         yield Service(
             engine, index, blobs, registry, queue, dispatcher, host, device, prover, cache,
-            resolver, predictor, manager, quotas, metrics,
+            resolver, predictor, manager, releases, pinning, quotas, metrics,
         )  # fmt: skip
     finally:
+        pinning.close()
         engine.gate.set()
         engine.load_gate.set()
         await dispatcher.close(HANGS)

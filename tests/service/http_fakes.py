@@ -10,10 +10,18 @@ from dataclasses import replace
 import httpx
 import numpy as np
 
-from adapters.errors import NothingToRollBackTo, UnknownTask, UnknownVersion
+from adapters.errors import (
+    NothingToRollBackTo,
+    PointerMoved,
+    UnknownTask,
+    UnknownVersion,
+    VersionInUse,
+)
 from adapters.manifest import Preprocessing
 from adapters.preprocess import ImageLimits
 from adapters.store.index import Task, TaskKey, Usage, Version
+from service import types
+from service.canary import Canary
 from service.errors import TaskNotFound
 from service.http.app import create_app
 from service.http.drain import Drain
@@ -64,6 +72,7 @@ class FakePredictor:
         version=None,
         top_k=5,
         logits=False,
+        canary_key=None,
         decode_seconds=0.0,
     ):
         """One answer."""
@@ -75,6 +84,7 @@ class FakePredictor:
                 "deadline": deadline,
                 "version": version,
                 "top_k": top_k,
+                "canary_key": canary_key,
             }
         )
         await self._wait()
@@ -142,7 +152,7 @@ class FakeManager:
         self.checkpoints: dict[tuple[TaskKey, int], bytes] = {}
         self.active: dict[TaskKey, int] = {}
 
-    async def register(self, key, data):
+    async def register(self, key, data, *, activate=True):
         """The next version."""
         if self.error is not None:
             raise self.error
@@ -160,7 +170,8 @@ class FakeManager:
         )
         versions.append(version)
         self.checkpoints[key, version.version] = data
-        self.active[key] = version.version
+        if activate:
+            self.active[key] = version.version
         return version
 
     async def tasks(self, tenant, *, after="", limit):
@@ -216,11 +227,76 @@ class FakeManager:
         del self.versions_of[key]
 
     def _task(self, key):
-        return Task(key=key, created_at=1.0, active={FINGERPRINT: self.active[key]})
+        return Task(key=key, created_at=1.0, active={FINGERPRINT: self.active.get(key, 1)})
 
     def _require(self, key):
         if key not in self.versions_of:
             raise UnknownTask(f"There is no task {key.task!r}. Register it.")
+
+
+class FakeReleases:
+    """Moves the pointers of a manager's tasks."""
+
+    def __init__(self, manager):
+        self.manager = manager
+        self.canaries: dict[TaskKey, Canary] = {}
+
+    def canary(self, key):
+        """What was started."""
+        return self.canaries.get(key)
+
+    async def start_canary(self, key, version, percent):
+        """At once."""
+        await self._require(key, version)
+        self.canaries[key] = Canary(version=version, percent=percent)
+        return self.canaries[key]
+
+    async def end_canary(self, key):
+        """At once."""
+        await self.manager.task(key)
+        self.canaries.pop(key, None)
+
+    async def activate(self, key, version, *, expected=None):
+        """At once."""
+        found = await self._require(key, version)
+        if expected not in {None, self.manager.active[key]}:
+            raise PointerMoved("Another version is active. Look again.")
+        self.manager.active[key] = version
+        return found.ref
+
+    async def retire(self, key, version):
+        """The last one only."""
+        await self._require(key, version)
+        if self.manager.active[key] == version:
+            raise VersionInUse("It is active. Activate another one.")
+        self.manager.versions_of[key].pop()
+
+    async def _require(self, key, version):
+        versions = await self.manager.versions(key, limit=1_000)
+        if version > len(versions):
+            raise UnknownVersion(f"{key.task} has no version {version}. List its versions.")
+        return versions[version - 1]
+
+
+class FakePinning:
+    """Knows what was pinned."""
+
+    def __init__(self, manager):
+        self.manager = manager
+        self.pinned: set[types.TaskKey] = set()
+
+    def is_pinned(self, task):
+        """What was asked for."""
+        return task in self.pinned
+
+    async def pin(self, task):
+        """At once."""
+        await self.manager.task(TaskKey(tenant=task.tenant, task=task.task))
+        self.pinned.add(task)
+
+    async def unpin(self, task):
+        """At once."""
+        self.pinned.discard(task)
 
 
 async def _fine():
@@ -238,6 +314,8 @@ def services(**changes: object) -> Iterator[Services]:
     built = Services(
         predictor=FakePredictor(),
         manager=manager,
+        releases=FakeReleases(manager),
+        pinning=FakePinning(manager),
         residency=FakeResidency(manager),
         keys=policy_fakes.key_ring(),
         quotas=policy_fakes.quotas(),

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.device_memory import device_memory
-from service.metrics import Metrics, NullMetrics, PrometheusMetrics
+from service.metrics import COMPARED_TASKS, Metrics, NullMetrics, PrometheusMetrics
 from service.types import TaskKey
 
 
@@ -154,3 +154,23 @@ def test_null_metrics_take_everything():
     kinds = {name for name, _ in inspect.getmembers(Metrics, inspect.isfunction)}
     overridden = {name for name in vars(PrometheusMetrics) if name in kinds}
     assert overridden == kinds
+
+
+def test_canaries_are_compared_by_version_and_forgotten_in_time():
+    """Only the tasks compared last keep their labels, so that a scrape stays small."""
+    metrics = PrometheusMetrics()
+    for number in range(COMPARED_TASKS + 5):
+        for version in (1, 2):
+            metrics.compared(TaskKey("acme", f"t{number}"), version, "ok", 0.1)
+    metrics.compared(TaskKey("acme", "t10"), 2, "EngineFailed", 0.1)
+    text = metrics.render()[0].decode()
+    samples = {
+        (sample.labels["task"], sample.labels["version"], sample.labels["outcome"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "protuning_canary_requests_total"
+    }
+    assert ("acme/t10", "2", "EngineFailed") in samples
+    assert not [task for task, _, _ in samples if task == "acme/t4"]
+    assert len(samples) == 2 * COMPARED_TASKS + 1
+    assert text.count("protuning_canary_seconds_count{") == 2 * COMPARED_TASKS
