@@ -1,4 +1,4 @@
-"""Prints what the product needs to run, one requirement a line, from its pyproject.toml.
+"""Prints what the image installs of others, one requirement a line, from pyproject.toml.
 
 With it the image's dependencies are a layer of their own, which our own code does not touch.
 """
@@ -7,5 +7,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+# Who runs an image cannot add to it.
+EXTRAS = ("otel",)
+
 project = tomllib.loads(Path(sys.argv[1]).read_text())["project"]
-sys.stdout.write("\n".join(project["dependencies"]) + "\n")
+extras = project["optional-dependencies"]
+wanted = sum((extras[name] for name in EXTRAS), project["dependencies"])
+sys.stdout.write("\n".join(wanted) + "\n")

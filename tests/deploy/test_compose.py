@@ -79,6 +79,16 @@ def test_what_others_wait_for_has_a_health_check():
             assert other == "service" or "healthcheck" in SERVICES[other]
 
 
+def test_prometheus_asks_where_metrics_are_told_without_a_key():
+    """At the port of their own, which is not published."""
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    (job,) = (each for each in config["scrape_configs"] if each["job_name"] == "protuning")
+    port = SERVICES["service"]["environment"]["PROTUNING_METRICS_PORT"]
+    assert [str(found["port"]) for found in job["dns_sd_configs"]] == [port]
+    assert "ports" not in SERVICES["service"]
+    assert set(SERVICES["service"]["networks"]) & set(SERVICES["prometheus"]["networks"])
+
+
 def test_redis_keeps_what_was_acknowledged():
     """As docs/store.md asks for."""
     lines = (ROOT / "deploy/redis.conf").read_text().splitlines()

@@ -71,15 +71,28 @@ def test_every_object_follows_kubernetes_schemas(items, version):
 
 
 def test_what_is_selected_are_the_pods(items):
-    """Service, budget, policy and monitor name labels that the pods have."""
+    """Services, budget and policy name labels that the pods have."""
     pod = _only(items, "Deployment")["spec"]["template"]["metadata"]["labels"]
     selectors = [
-        _only(items, "Service")["spec"]["selector"],
+        *(item["spec"]["selector"] for item in items if item["kind"] == "Service"),
         _only(items, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         _only(items, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        _only(items, "ServiceMonitor")["spec"]["selector"]["matchLabels"],
     ]
+    assert len(selectors) == 4
     assert all(selector.items() <= pod.items() for selector in selectors)
+
+
+def test_prometheus_finds_the_metrics_and_only_them(items):
+    """One service has the monitor's labels, its port is the metrics', and the policy guards it."""
+    monitor = _only(items, "ServiceMonitor")["spec"]
+    wanted = monitor["selector"]["matchLabels"].items()
+    services = [item for item in items if item["kind"] == "Service"]
+    (service,) = (item for item in services if wanted <= item["metadata"]["labels"].items())
+    assert [port["name"] for port in service["spec"]["ports"]] == ["metrics"]
+    assert [endpoint["port"] for endpoint in monitor["endpoints"]] == ["metrics"]
+    rules = _only(items, "NetworkPolicy")["spec"]["ingress"]
+    (rule,) = (rule for rule in rules if rule["ports"][0]["port"] == "metrics")
+    assert rule["from"]
 
 
 def test_pods_get_settings_that_there_are(items):
