@@ -1,5 +1,6 @@
 """The commands `protuning bench ...`."""
 
+import asyncio
 import dataclasses
 import json
 from enum import StrEnum
@@ -57,3 +58,89 @@ def engine(
         f"runs at {result.ratio:.3f} of the bare backbone ({result.mixed_images_per_s:.1f} of "
         f"{result.bare_images_per_s:.1f} images/s)."
     )
+
+
+Backbone = Annotated[str, typer.Option(help="A timm model.")]
+Weights = Annotated[str, typer.Option(help="PATH, hub or random.")]
+Tasks = Annotated[int, typer.Option(min=1, help="Tasks that take turns.")]
+Batch = Annotated[int, typer.Option(min=1, help="Most images in a batch.")]
+Precision = Annotated[Dtype, typer.Option(help="What the engine computes in.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Length of each run.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Use torch.compile.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: protuning bench http --backbone resnet50 --batch 8 --json")
+def http(
+    backbone: Backbone = "resnet50",
+    weights: Weights = "random",
+    tasks: Tasks = 8,
+    batch: Batch = 8,
+    dtype: Precision = Dtype.FLOAT32,
+    workers: Annotated[int, typer.Option(min=0, help="HTTP processes; 0 for one process.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 5,
+    seconds: Seconds = 10.0,
+    compiled: Compiled = False,  # noqa: FBT002  typer's way of writing a flag
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Compare 224-pixel JPEGs over HTTP with the engine alone, the client's share apart."""
+    from adapters.backbone import load_backbone
+    from benchmarks.http import measure
+
+    result = asyncio.run(
+        measure(
+            load_backbone(backbone, weights),
+            tasks=tasks,
+            batch=batch,
+            dtype=dtype.value,
+            compile_stages=compiled,
+            http_workers=workers,
+            rounds=rounds,
+            seconds=seconds,
+        )
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    typer.echo(
+        f"{result.backbone}, {result.dtype}, {result.cores} cores: HTTP runs at {result.ratio:.3f} "
+        f"of the engine alone ({result.http_images_per_s:.1f} of "
+        f"{result.engine_images_per_s:.1f} images/s)."
+    )
+
+
+@app.command(epilog="Example: protuning bench latency --backbone resnet50 --loads 0.3,0.7,0.9")
+def latency(
+    backbone: Backbone = "resnet50",
+    weights: Weights = "random",
+    tasks: Tasks = 8,
+    batch: Batch = 8,
+    dtype: Precision = Dtype.FLOAT32,
+    loads: Annotated[str, typer.Option(help="Shares of the capacity.")] = "0.1,0.3,0.5,0.7,0.9",
+    seconds: Seconds = 20.0,
+    compiled: Compiled = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Latencies over HTTP when requests come at random times, at shares of the capacity."""
+    from adapters.backbone import load_backbone
+    from benchmarks.http import latencies
+
+    found = asyncio.run(
+        latencies(
+            load_backbone(backbone, weights),
+            tasks=tasks,
+            batch=batch,
+            dtype=dtype.value,
+            compile_stages=compiled,
+            loads=[float(share) for share in loads.split(",")],
+            seconds=seconds,
+        )
+    )
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in found]))
+        return
+    for each in found:
+        typer.echo(
+            f"offered {each.offered:6.1f}/s  answered {each.answered:6.1f}/s  refused "
+            f"{each.refused}  p50 {each.p50_ms:7.1f} ms  p99 {each.p99_ms:7.1f} ms"
+        )

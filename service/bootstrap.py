@@ -14,13 +14,12 @@ import torch
 from adapters.backbone import load_backbone
 from adapters.checkpoint import Checkpoint, check_backbone, parse
 from adapters.container import ContainerLimits, digest_of
-from adapters.manifest import BackboneSpec
+from adapters.manifest import BackboneSpec, Preprocessing
 from adapters.preprocess import ImageLimits
 from adapters.store.blobs import BlobStore
 from adapters.store.index import Index
 from adapters.store.opening import open_index, open_records
 from adapters.store.registry import Registry
-from service import logs
 from service.admission import Admission
 from service.batching.dispatcher import Dispatcher
 from service.batching.queue import BatchQueue
@@ -34,11 +33,8 @@ from service.device_memory import device_memory
 from service.engines.torch_engine import TorchEngine
 from service.errors import OpenDoor
 from service.health import HealthCheck
-from service.http.app import create_app
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
-from service.http.ops import create_ops_app
-from service.http.server import DrainingServer, SideServer
 from service.http.services import RequestLimits, Services
 from service.images import ImageReader
 from service.key_file import read_or_create
@@ -68,42 +64,6 @@ CLOSING_SECONDS = 5.0
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal, then let what is in flight finish.
-
-    Raises:
-        AdapterError: the backbone, its weights or the store cannot be had.
-    """
-    logs.configure(settings.log_level, settings.log_format)
-    asyncio.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
-    async with open_services(settings) as services:
-        server = DrainingServer(
-            create_app(services),
-            services.drain,
-            host=settings.host,
-            port=settings.port,
-            delay=settings.shutdown_delay,
-            timeout=settings.shutdown_timeout,
-        )
-        async with _serving_operators(settings, services):
-            await server.serve()
-
-
-@asynccontextmanager
-async def _serving_operators(settings: Settings, services: Services) -> AsyncIterator[None]:
-    """Metrics on a port of their own, where there is to be one, as long as the server serves."""
-    if settings.metrics_port is None:
-        yield
-        return
-    app = create_ops_app(services)
-    server = SideServer(app, host=settings.metrics_host, port=settings.metrics_port)
-    async with _running(server.serve()):
-        yield
-
-
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Everything behind the routes, running until the context ends.
@@ -111,18 +71,25 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises:
         AdapterError: the backbone, its weights or the store cannot be had.
     """
+    async with (
+        open_policies(settings) as (policies, keys),
+        open_services_with(settings, policies, keys) as services,
+    ):
+        yield services
+
+
+@asynccontextmanager
+async def open_services_with(
+    settings: Settings, policies: Policies, keys: KeyRing
+) -> AsyncIterator[Services]:
+    """`open_services` with policies that are open already."""
     async with AsyncExitStack() as stack:
-        records = await asyncio.to_thread(open_records, settings.index)
-        stack.push_async_callback(records.close)
-        tracer = _tracer(settings)
+        tracer = tracer_of(settings)
         stack.callback(tracer.close)
-        policies = Policies(records, (Key, TenantLimits, Canary, Pin))
-        keys = await _key_ring(settings, policies)
-        await stack.enter_async_context(_running(policies.follow(settings.watch_period)))
         engine = await asyncio.to_thread(_engine, settings)
         index = await _index(settings)
         stack.push_async_callback(index.close)
-        images = _images(settings, engine.spec)
+        images = image_reader(settings, engine.spec.preprocessing)
         stack.callback(images.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.loaders, thread_name_prefix="load"))
         metrics = PrometheusMetrics(device_memory=partial(device_memory, engine.device))
@@ -132,17 +99,35 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         core = _core(settings, engine, index, policies, quotas, metrics, tracer, pool)
         stack.push_async_callback(core.cache.close, CLOSING_SECONDS)
         stack.push_async_callback(core.dispatcher.close, CLOSING_SECONDS)
-        await stack.enter_async_context(_running(core.watcher.run()))
+        await stack.enter_async_context(running(core.watcher.run()))
         stack.callback(core.pinning.close)
         pinning = repeat(core.pinning.keep, period=settings.watch_period)
-        await stack.enter_async_context(_running(pinning))
+        await stack.enter_async_context(running(pinning))
         collecting = repeat(core.manager.collect_garbage, period=settings.collect_period)
-        await stack.enter_async_context(_running(collecting))
+        await stack.enter_async_context(running(collecting))
         yield _services(settings, core, keys, index, images)
 
 
 @asynccontextmanager
-async def _running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+async def open_policies(settings: Settings) -> AsyncIterator[tuple[Policies, KeyRing]]:
+    """What operators have laid down, and who may come in, followed until the context ends.
+
+    Raises:
+        OpenDoor: others could reach the server, and there are no keys.
+        StoreUnavailable: the store cannot be reached.
+    """
+    async with AsyncExitStack() as stack:
+        records = await asyncio.to_thread(open_records, settings.index)
+        stack.push_async_callback(records.close)
+        policies = Policies(records, (Key, TenantLimits, Canary, Pin))
+        keys = await _key_ring(settings, policies)
+        await stack.enter_async_context(running(policies.follow(settings.watch_period)))
+        yield policies, keys
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Have something going on inside, and end it."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -153,7 +138,6 @@ async def _running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
 
 
 async def _key_ring(settings: Settings, policies: Policies) -> KeyRing:
-    """Who may come in, known before anything else is made."""
     is_guarded = settings.needs_keys or settings.bootstrap_key_file is not None
     keys = KeyRing(policies, required=is_guarded)
     await policies.refresh()
@@ -169,7 +153,8 @@ async def _key_ring(settings: Settings, policies: Policies) -> KeyRing:
     return keys
 
 
-def _tracer(settings: Settings) -> Tracer:
+def tracer_of(settings: Settings) -> Tracer:
+    """What traces requests, if anything does."""
     if not settings.tracing:
         return Tracer()
     # An optional extra, which is only there where it was asked for.
@@ -178,9 +163,10 @@ def _tracer(settings: Settings) -> Tracer:
     return OpenTelemetryTracer()
 
 
-def _images(settings: Settings, spec: BackboneSpec) -> ImageReader:
+def image_reader(settings: Settings, preprocessing: Preprocessing) -> ImageReader:
+    """What decodes the images of requests."""
     return ImageReader(
-        spec.preprocessing,
+        preprocessing,
         ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         decoders=settings.decoders,
         max_waiting=settings.queue_images,
@@ -300,7 +286,6 @@ def _host_cache_bytes(settings: Settings, device: str) -> int:
 def _services(
     settings: Settings, core: _Core, keys: KeyRing, index: Index, images: ImageReader
 ) -> Services:
-    body = BodyLimits(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
     return Services(
         predictor=core.predictor,
         manager=core.manager,
@@ -317,8 +302,12 @@ def _services(
         check=HealthCheck(
             {"index": index.last_change, "blob store": core.registry.check}, core.cache.holds_any
         ),
-        limits=RequestLimits(
-            body, settings.max_images, settings.timeout_ms, settings.max_timeout_ms
-        ),
+        limits=request_limits(settings),
         fingerprint=core.fingerprint,
     )
+
+
+def request_limits(settings: Settings) -> RequestLimits:
+    """What one request may ask for."""
+    body = BodyLimits(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
+    return RequestLimits(body, settings.max_images, settings.timeout_ms, settings.max_timeout_ms)

@@ -14,6 +14,8 @@ ServiceError
 ├── TooManyImages           the request could never be taken, however empty the server
 ├── DeadlineExceeded        the answer would come later than the client waits
 ├── RequestCancelled        the client has gone
+├── LineBroken              an HTTP process and the engine's do not understand each other
+├── WorkerFailed            an HTTP process ended before it served
 ├── RetryLater              may pass in `retry_after` seconds
 │   ├── Overloaded          the server has more work than it can hold
 │   ├── RateLimited         the tenant is over its own limit
@@ -97,6 +99,14 @@ class DeadlineExceeded(ServiceError):
 
 class RequestCancelled(ServiceError):
     """The client has gone, so nobody waits for the answer."""
+
+
+class LineBroken(ServiceError):
+    """The server failed between two of its processes."""
+
+
+class WorkerFailed(ServiceError):
+    """An HTTP process ended before it was ready to serve."""
 
 
 class RetryLater(ServiceError):

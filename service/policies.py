@@ -51,7 +51,12 @@ class Policies:
         self._is_doubtful = False
         self._reading = asyncio.Lock()
         self._coming: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[], object]] = []
         self.confirmed_at: float | None = None
+
+    def on_change(self, listener: Callable[[], object]) -> None:
+        """Have a function called after every `put` and `remove` here."""
+        self._listeners.append(listener)
 
     def get(self, kind: type[P], name: str) -> P | None:
         """One record, None where there is none."""
@@ -105,6 +110,8 @@ class Policies:
         await repeat(self.refresh, period=period)
 
     async def _hear(self) -> None:
+        for listener in self._listeners:
+            listener()
         try:
             await self.refresh()
         except StoreUnavailable as error:

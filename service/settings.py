@@ -52,6 +52,12 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8000, ge=0, le=65_535, description="The port, 0 for a free one.")
+    http_workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Processes that parse and decode in front of the engine's; 0 for none.",
+    )
     insecure: bool = Field(
         default=False, description="Listen beyond this machine although there are no keys."
     )

@@ -24,6 +24,6 @@ def serve(**options: Any) -> None:  # noqa: ANN401  the settings have types of t
     except ValidationError as error:
         raise wrong_parameter(error) from error
 
-    from service.bootstrap import serve as serve_until_stopped
+    from service.serve import serve as serve_until_stopped
 
     serve_until_stopped(settings)

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from service.http import admin, oip, oip_infer, ops, page, predictions, releases, tasks
 from service.http.middleware import BoundedRequests, RequestContext
 from service.http.problems import handle_errors
-from service.http.services import Services
+from service.http.relay import Relay
+from service.http.services import Front, Services
 
 
 def create_app(services: Services) -> FastAPI:
@@ -34,8 +35,21 @@ def create_app(services: Services) -> FastAPI:
     if not services.has_own_ops_port:
         app.include_router(ops.guarded)
     app.mount("/static", page.files)
+    return _guarded(app, services)
+
+
+def create_front_app(front: Front, relay: Relay) -> FastAPI:
+    """The same service in a process without an engine: all but predictions is relayed."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.state.services = front
+    app.include_router(predictions.router)
+    app.router.default = relay
+    return _guarded(app, front)
+
+
+def _guarded(app: FastAPI, front: Front) -> FastAPI:
     handle_errors(app)
     # The last one added is the outermost.
-    app.add_middleware(BoundedRequests, limits=services.limits.body)
-    app.add_middleware(RequestContext, metrics=services.metrics, tracer=services.tracer)
+    app.add_middleware(BoundedRequests, limits=front.limits.body)
+    app.add_middleware(RequestContext, metrics=front.metrics, tracer=front.tracer)
     return app

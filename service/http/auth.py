@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.http.services import Given
+from service.http.services import GivenFront
 from service.tenants import Principal, Scope
 
 _bearer = HTTPBearer(auto_error=False, description="A key, as `protuning keys create` gives it.")
@@ -15,7 +15,7 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same
 
 async def authenticated(
     request: Request,
-    services: Given,
+    services: GivenFront,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     header: Annotated[str | None, Security(_header)],
 ) -> Principal:

@@ -54,6 +54,15 @@ class Drain:
             raise _shutting_down()
 
     @contextmanager
+    def counted(self) -> Iterator[None]:
+        """One request that is taken even now, from its arrival to its answer."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    @contextmanager
     def request(self) -> Iterator[None]:
         """One request, from its admission to its answer.
 
@@ -61,11 +70,8 @@ class Drain:
             ShuttingDown: it has begun.
         """
         self.check()
-        self._in_flight += 1
-        try:
+        with self.counted():
             yield
-        finally:
-            self._in_flight -= 1
 
 
 def _shutting_down() -> ShuttingDown:

@@ -18,7 +18,7 @@ from service.http.errors import InvalidRequest
 from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
 from service.http.parameters import CanaryKey, NamedVersion
 from service.http.rate_headers import rate_headers
-from service.http.services import Given, Services, admitted
+from service.http.services import Front, GivenFront, admitted
 
 MAX_TASKS = 64
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _TASK_IDS: TypeAdapter[tuple[TaskId, ...]] = TypeAdapter(tuple[TaskId, ...])
 async def predict(
     request: Request,
     response: Response,
-    services: Given,
+    services: GivenFront,
     tenant: Predicting,
     task: TaskId,
     top_k: TopK = 5,
@@ -69,7 +69,7 @@ async def predict(
 async def predict_many(
     request: Request,
     response: Response,
-    services: Given,
+    services: GivenFront,
     tenant: Predicting,
     tasks: Tasks,
     top_k: TopK = 5,
@@ -117,7 +117,7 @@ class _Images:
     deadline: float
 
 
-async def _receive(request: Request, services: Services, timeout_ms: int | None) -> _Images:
+async def _receive(request: Request, services: Front, timeout_ms: int | None) -> _Images:
     timeout = timeout_of(services.limits, timeout_ms)
     encoded = await read_images(request, services.limits.images)
     started = time.monotonic()

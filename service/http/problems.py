@@ -51,6 +51,8 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     service.TooManyImages: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     service.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     service.RequestCancelled: CLIENT_CLOSED_REQUEST,
+    service.LineBroken: HTTPStatus.INTERNAL_SERVER_ERROR,
+    service.WorkerFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.RetryLater: HTTPStatus.SERVICE_UNAVAILABLE,
     service.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     service.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,11 +20,12 @@ CLOSING_SECONDS = 5
 log = structlog.get_logger(__name__)
 
 
-def _config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+def _config(app: ASGIApp, host: str, port: int, path: str | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=host,
         port=port,
+        uds=path,
         http=BoundedProtocol,
         ws="none",
         lifespan="off",
@@ -37,6 +38,20 @@ def _config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
     )
 
 
+def address_of(listening: socket.socket) -> str:
+    """The URL that a socket listens on; of a Unix socket the path."""
+    name = listening.getsockname()
+    if isinstance(name, str):
+        return name
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def announce_in_log(address: str) -> None:
+    """Write to the log that a server listens."""
+    log.info("serving", address=address)
+
+
 class DrainingServer(uvicorn.Server):
     """Serves an application until a signal, then until its last request has an answer.
 
@@ -45,11 +60,13 @@ class DrainingServer(uvicorn.Server):
     Args:
         app: What to serve.
         drain: What counts the application's requests.
-        host: The address to listen on.
+        host: The address to listen on, unless `serve` is given sockets.
         port: The port, 0 for a free one.
+        path: A Unix socket to listen on instead.
         delay: Seconds after the first signal in which requests are still taken, although the
             server is not ready any more: balancers ask for that, and need time to notice.
         timeout: Seconds for requests to finish after the delay.
+        announce: Told the address once the server listens; writes it to the log by default.
     """
 
     def __init__(
@@ -57,21 +74,24 @@ class DrainingServer(uvicorn.Server):
         app: ASGIApp,
         drain: Drain,
         *,
-        host: str,
-        port: int,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        path: str | None = None,
         timeout: float,
         delay: float = 0.0,
+        announce: Callable[[str], object] = announce_in_log,
     ) -> None:
-        super().__init__(_config(app, host, port))
+        super().__init__(_config(app, host, port, path))
         self._drain = drain
         self._delay = delay
         self._timeout = timeout
+        self._announce = announce
         self._refuse_at: float | None = None
 
     @property
     def address(self) -> str:
         """The URL that it listens on, once it has started."""
-        return _address(self)
+        return address_of(self.servers[0].sockets[0])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to stop: uvicorn's own way is only taken the second time."""
@@ -86,7 +106,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
-        log.info("serving", address=_address(self))
+        self._announce(self.address)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to leave now."""
@@ -107,7 +127,7 @@ class SideServer(uvicorn.Server):
     @property
     def address(self) -> str:
         """The URL that it listens on, once it has started."""
-        return _address(self)
+        return address_of(self.servers[0].sockets[0])
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -118,8 +138,3 @@ class SideServer(uvicorn.Server):
         """Begin to listen."""
         await super().startup(sockets)
         log.info("serving_operators", address=self.address)
-
-
-def _address(server: uvicorn.Server) -> str:
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

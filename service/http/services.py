@@ -10,8 +10,9 @@ from service.http.drain import Drain
 from service.http.middleware import BodyLimits
 from service.images import ImageReader
 from service.keys import KeyRing
+from service.line.asking import RemotePredictor
 from service.manage import Manager
-from service.metrics import PrometheusMetrics
+from service.metrics import Metrics, PrometheusMetrics
 from service.pinning import Pinning
 from service.predict import Predictor
 from service.quotas import Quotas
@@ -38,53 +39,77 @@ class RequestLimits:
 
 
 @dataclass(frozen=True)
-class Services:
-    """Everything behind the routes.
+class Front:
+    """What the routes that predict need: in every process that takes requests.
+
+    Args:
+        predictor: Predicts, here or in the engine's process.
+        keys: Knows who presents which key.
+        images: Decodes.
+        metrics: Is told of every request.
+        tracer: Likewise.
+        drain: Knows whether the server is about to stop.
+        limits: What one request may ask for.
+    """
+
+    predictor: Predictor | RemotePredictor
+    keys: KeyRing
+    images: ImageReader
+    metrics: Metrics
+    tracer: Tracer
+    drain: Drain
+    limits: RequestLimits
+
+
+@dataclass(frozen=True)
+class Services(Front):
+    """Everything behind the routes, in the engine's process.
 
     Args:
         predictor: Predicts.
+        keys: Knows who presents which key.
+        images: Decodes.
+        metrics: What a scrape gets.
+        tracer: Is told of every request.
+        drain: Knows whether the server is about to stop.
+        limits: What one request may ask for.
         manager: Registers, lists and deletes.
         residency: Loads and unloads.
         releases: Moves traffic between versions.
         pinning: Keeps tasks in the engine.
-        keys: Knows who presents which key.
         quotas: Knows what each tenant may do.
-        images: Decodes.
-        metrics: What a scrape gets.
-        tracer: Is told of every request.
         has_own_ops_port: Whether metrics, and the reasons behind readiness, are for another port.
-        drain: Knows whether the server is about to stop.
         check: What keeps the server from a part of its work; raises where it can do none.
-        limits: What one request may ask for.
         fingerprint: Of the backbone that is served.
     """
 
     predictor: Predictor
+    metrics: PrometheusMetrics
     manager: Manager
     residency: Residency
     releases: Releases
     pinning: Pinning
-    keys: KeyRing
     quotas: Quotas
-    images: ImageReader
-    metrics: PrometheusMetrics
-    tracer: Tracer
     has_own_ops_port: bool
-    drain: Drain
     check: Callable[[], Awaitable[list[str]]]
-    limits: RequestLimits
     fingerprint: str
 
 
-def _services(request: Request) -> Services:
+async def _front(request: Request) -> Front:
+    front: Front = request.app.state.services
+    return front
+
+
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
+GivenFront = Annotated[Front, Depends(_front)]
 Given = Annotated[Services, Depends(_services)]
 
 
-async def admitted(services: Given) -> AsyncIterator[None]:
+async def admitted(services: GivenFront) -> AsyncIterator[None]:
     """Count a request until it has its answer.
 
     Raises:

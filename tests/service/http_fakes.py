@@ -71,6 +71,7 @@ class FakePredictor:
         deadline,
         version=None,
         top_k=5,
+        priority=0,  # noqa: ARG002  the engine knows more than this one
         logits=False,
         canary_key=None,
         decode_seconds=0.0,

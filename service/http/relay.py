@@ -1,0 +1,85 @@
+"""Requests that are the engine process's business, passed on to it as they are."""
+
+from collections.abc import Iterable, Iterator
+
+import httpx
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from service.errors import RequestCancelled, ShuttingDown
+from service.http.drain import RETRY_AFTER, Drain
+
+CONNECT_SECONDS = 5.0
+# What concerns one connection and not the request (RFC 9110, 7.6.1), and what this process sets.
+_OF_A_CONNECTION = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding"}
+_OURS = {b"date", b"server", b"x-request-id"}
+
+
+class Relay:
+    """An ASGI application that is another one behind a Unix socket.
+
+    Args:
+        path: The socket.
+        drain: Counts what is on its way; whether it is still taken, the other side decides.
+    """
+
+    def __init__(self, path: str, drain: Drain) -> None:
+        self._drain = drain
+        self._client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=path),
+            # How long an answer may take is for the engine process to say.
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay one request.
+
+        Raises:
+            ShuttingDown: the engine process has gone.
+            RequestCancelled: the client left before its body was whole.
+        """
+        with self._drain.counted():
+            try:
+                response = await self._client.send(self._request(scope, receive), stream=True)
+            except httpx.TransportError as error:
+                raise ShuttingDown(
+                    "The engine has stopped. Try again: another server may answer.",
+                    retry_after=RETRY_AFTER,
+                ) from error
+            except ClientDisconnect as error:
+                raise RequestCancelled("The client left before its body was whole.") from error
+            try:
+                await _answer(response, send)
+            finally:
+                await response.aclose()
+
+    async def close(self) -> None:
+        """Give the connections up."""
+        await self._client.aclose()
+
+    def _request(self, scope: Scope, receive: Receive) -> httpx.Request:
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        headers = [*_passed_on(scope["headers"], _OF_A_CONNECTION | _OURS)]
+        has_body = any(
+            name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"]
+        )
+        return self._client.build_request(
+            scope["method"],
+            httpx.URL("http://engine").copy_with(raw_path=scope["raw_path"] + query),
+            headers=[*headers, (b"x-request-id", scope["state"]["request_id"].encode())],
+            content=Request(scope, receive).stream() if has_body else None,
+        )
+
+
+async def _answer(response: httpx.Response, send: Send) -> None:
+    headers = [*_passed_on(response.headers.raw, _OF_A_CONNECTION | _OURS)]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    async for chunk in response.aiter_raw():
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _passed_on(
+    headers: Iterable[tuple[bytes, bytes]], dropped: set[bytes]
+) -> Iterator[tuple[bytes, bytes]]:
+    return ((name.lower(), value) for name, value in headers if name.lower() not in dropped)

@@ -1,0 +1,110 @@
+"""`protuning serve`: one process that does all, or HTTP processes in front of the engine's."""
+
+import asyncio
+import math
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+from adapters.manifest import Preprocessing
+from service import logs
+from service.bootstrap import (
+    CLOSING_SECONDS,
+    open_policies,
+    open_services,
+    open_services_with,
+    running,
+)
+from service.http.app import create_app
+from service.http.ops import create_ops_app
+from service.http.server import DrainingServer, SideServer, address_of, announce_in_log
+from service.http.services import Services
+from service.settings import Settings
+from service.workers import FrontedDrain, Plan, Workers, listen
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal, then let what is in flight finish.
+
+    Raises:
+        AdapterError: the backbone, its weights or the store cannot be had.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    asyncio.run(_serve_in_front(settings) if settings.http_workers else _serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    async with open_services(settings) as services:
+        server = DrainingServer(
+            create_app(services),
+            services.drain,
+            host=settings.host,
+            port=settings.port,
+            delay=settings.shutdown_delay,
+            timeout=settings.shutdown_timeout,
+        )
+        async with _serving_operators(settings, services):
+            await server.serve()
+
+
+async def _serve_in_front(settings: Settings) -> None:
+    """Serve by HTTP processes; this one has the engine, and answers them on a Unix socket."""
+    async with AsyncExitStack() as stack:
+        policies, keys = await stack.enter_async_context(open_policies(settings))
+        services = await stack.enter_async_context(open_services_with(settings, policies, keys))
+        directory = stack.enter_context(TemporaryDirectory(prefix="protuning-"))
+        listening = stack.enter_context(listen(settings.host, settings.port))
+        path = f"{directory}/engine"
+        plan = plan_of(settings, services.images.preprocessing, path, listening)
+        workers = Workers(plan, services.predictor, services.metrics)
+        policies.on_change(workers.refresh)
+        stack.push_async_callback(workers.close)
+        await workers.start()
+        fronted = replace(services, drain=FrontedDrain(workers))
+        server = DrainingServer(
+            create_app(fronted),
+            fronted.drain,
+            path=path,
+            delay=settings.shutdown_delay,
+            timeout=settings.shutdown_timeout + CLOSING_SECONDS,
+            announce=lambda _: announce_in_log(address_of(listening)),
+        )
+        async with _serving_operators(settings, fronted):
+            await server.serve()
+
+
+@asynccontextmanager
+async def _serving_operators(settings: Settings, services: Services) -> AsyncIterator[None]:
+    """Metrics on a port of their own, where there is to be one, as long as the server serves."""
+    if settings.metrics_port is None:
+        yield
+        return
+    app = create_ops_app(services)
+    server = SideServer(app, host=settings.metrics_host, port=settings.metrics_port)
+    async with running(server.serve()):
+        yield
+
+
+def plan_of(
+    settings: Settings, preprocessing: Preprocessing, path: str, listening: socket.socket
+) -> Plan:
+    """How HTTP processes are made: what is counted for the whole server is divided among them."""
+    count = settings.http_workers
+    share = settings.model_copy(
+        update={
+            "decoders": math.ceil(settings.decoders / count),
+            "max_buffered_bytes": max(
+                settings.max_buffered_bytes // count, settings.max_body_bytes
+            ),
+        }
+    )
+    images = max(2 * settings.queue_images // count, settings.max_images)
+    greeting = {
+        "settings": share.model_dump(mode="json"),
+        "preprocessing": preprocessing.model_dump_json(),
+        "relay": path,
+        "images": images,
+    }
+    return Plan(count, greeting, images, preprocessing, listening)
