@@ -5,54 +5,17 @@ server, so its processor time is taken off: on K cores, a client that used C sec
 time T has left the server T - C/K.
 """
 
-import asyncio
-import base64
-import dataclasses
-import io
-import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
 
 from adapters.backbone import StagedBackbone
-from adapters.manifest import AdapterRef
 from adapters.proof import DtypeName
 from benchmarks import load
-from benchmarks.engine import budget, mixed_batch, random_adapter, random_images
-from service import logs
-from service.admission import Admission
-from service.batching.dispatcher import Dispatcher
-from service.batching.queue import BatchQueue
-from service.bootstrap import image_reader, open_policies, request_limits, running
-from service.cache.adapter_cache import Lease
-from service.engines.base import Slot
-from service.engines.torch_engine import TorchEngine
-from service.http.app import create_front_app
-from service.http.drain import Drain
-from service.http.relay import Relay
-from service.http.server import DrainingServer
-from service.http.services import Front
-from service.limits import TenantLimits
-from service.metrics import PrometheusMetrics
-from service.policies import Policies
-from service.predict import Predictor
-from service.quotas import Quotas
-from service.rate_limits import RateCounters
-from service.serve import plan_of
-from service.settings import Settings
-from service.tracing import Tracer
-from service.types import BatchLimits
-from service.workers import Workers, listen
+from benchmarks.server import open_bench
 
 
 @dataclass(frozen=True)
@@ -83,79 +46,6 @@ class LatencyResult:
     refused: int
     p50_ms: float
     p99_ms: float
-
-
-class _Resident:
-    """Tasks whose adapters are in the engine for good: resolver and cache at once."""
-
-    def __init__(self, slots: list[Slot], classes: int) -> None:
-        self._leases = {
-            f"task{number}": Lease(slot, tuple(map(str, range(classes))), "device", 0.0, None)
-            for number, slot in enumerate(slots)
-        }
-
-    async def resolve(self, tenant: str, task: str, _version: int | None = None) -> AdapterRef:
-        return AdapterRef(tenant=tenant, task=task, version=1, digest="0" * 64)
-
-    async def acquire(self, ref: AdapterRef) -> Lease:
-        return self._leases[ref.task]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A server under test: its engine, its address, and what is sent to it."""
-
-    engine: TorchEngine
-    slots: list[Slot]
-    batch: int
-    address: tuple[str, int]
-    workers: Workers | None
-
-    async def engine_alone(self, seconds: float) -> tuple[float, float]:
-        """Images a second and processor seconds per image of full mixed batches, one by one."""
-        return await asyncio.to_thread(self._run_batches, seconds)
-
-    def _run_batches(self, seconds: float) -> tuple[float, float]:
-        images = random_images(self.engine.spec, self.batch)
-        cpu, started = time.process_time(), time.perf_counter()
-        for number in count(1):
-            self.engine.run(mixed_batch(images, self.slots, start=self.batch * number))
-            wall = time.perf_counter() - started
-            if wall >= seconds:
-                break
-        done = number * self.batch
-        return done / wall, (time.process_time() - cpu) / done
-
-    async def over_http(self, plan: load.Plan) -> load.Report:
-        """Have a process of its own send requests."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.load",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**26,
-        )
-        assert process.stdin is not None  # noqa: S101  both are pipes
-        assert process.stdout is not None  # noqa: S101
-        process.stdin.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
-        await process.stdout.readline()
-        process.stdin.write(b"go\n")
-        report = load.Report(**json.loads(await process.stdout.read()))
-        await process.wait()
-        return report
-
-    def plan(self, seconds: float, *, rate: float | None = None) -> load.Plan:
-        """Requests for all tasks in turn; in a closed loop enough of them for three batches."""
-        return load.Plan(
-            host=self.address[0],
-            port=self.address[1],
-            paths=[f"/tasks/task{number}/predict" for number in range(len(self.slots))],
-            bodies=[base64.b64encode(jpeg(224, seed)).decode() for seed in range(13)],
-            connections=3 * self.batch if rate is None else 256,
-            seconds=seconds,
-            rate=rate,
-        )
 
 
 async def measure(
@@ -247,99 +137,3 @@ def _latency(offered: float, report: load.Report) -> LatencyResult:
         p50_ms=1e3 * float(p50),
         p99_ms=1e3 * float(p99),
     )
-
-
-@asynccontextmanager
-async def open_bench(
-    backbone: StagedBackbone,
-    *,
-    tasks: int,
-    batch: int,
-    dtype: DtypeName,
-    compile_stages: bool,
-    http_workers: int,
-    classes: int = 100,
-) -> AsyncIterator[Bench]:
-    """A server whose tasks are random adapters that are in its engine for good."""
-    adapters = [random_adapter(backbone.spec, classes, seed) for seed in range(tasks)]
-    engine = TorchEngine(
-        backbone,
-        capacity_bytes=budget(adapters, dtype),
-        dtype=dtype,
-        compile_stages=compile_stages,
-    )
-    slots = [engine.load(adapter) for adapter in adapters]
-    async with AsyncExitStack() as stack:
-        directory = stack.enter_context(TemporaryDirectory())
-        # The lines are made as they are in earnest, and read by nobody.
-        nowhere = stack.enter_context(Path(os.devnull).open("w"))  # noqa: SIM115  the stack closes it
-        logs.configure("info", "json", nowhere)
-        settings = Settings(
-            index=f"sqlite:///{directory}/index.db",
-            http_workers=http_workers,
-            batch_images=batch,
-            log_level="warning",
-        )
-        policies, keys = await stack.enter_async_context(open_policies(settings))
-        metrics = PrometheusMetrics()
-        predictor = _predictor(settings, engine, _Resident(slots, classes), policies, metrics)
-        listening = stack.enter_context(listen("127.0.0.1", 0))
-        address = listening.getsockname()[:2]
-        preprocessing = backbone.spec.preprocessing
-        if http_workers:
-            plan = plan_of(settings, preprocessing, f"{directory}/engine", listening)
-            workers = Workers(plan, predictor, metrics)
-            stack.push_async_callback(workers.close)
-            await workers.start()
-            yield Bench(engine, slots, batch, address, workers)
-            return
-        images = image_reader(settings, preprocessing)
-        stack.callback(images.close)
-        front = Front(
-            predictor=predictor,
-            keys=keys,
-            images=images,
-            metrics=metrics,
-            tracer=Tracer(),
-            drain=Drain(),
-            limits=request_limits(settings),
-        )
-        server = DrainingServer(
-            create_front_app(front, Relay(f"{directory}/engine", front.drain)),
-            front.drain,
-            timeout=1.0,
-            announce=lambda _: None,
-        )
-        await stack.enter_async_context(running(server.serve([listening])))
-        yield Bench(engine, slots, batch, address, None)
-
-
-def _predictor(
-    settings: Settings,
-    engine: TorchEngine,
-    resident: _Resident,
-    policies: Policies,
-    metrics: PrometheusMetrics,
-) -> Predictor:
-    limits = BatchLimits(settings.batch_images, window=settings.batch_window_ms / 1_000)
-    return Predictor(
-        resident,  # type: ignore[arg-type]  # it knows its tasks without an index
-        resident,  # type: ignore[arg-type]  # and has them in the engine without a store
-        Dispatcher(engine, BatchQueue(settings.queue_images, limits), metrics),
-        Admission(settings.requests_in_flight),
-        Quotas(policies, TenantLimits(), RateCounters(None, metrics)),
-        metrics,
-        Tracer(),
-    )
-
-
-def jpeg(side: int, seed: int) -> bytes:
-    """A JPEG of some 15 kB at 224 pixels, as photographs of that size have: soft, with grain."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
-    soft = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
-    grain = generator.normal(0, 4, soft.shape)
-    picture = np.clip(soft + grain, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()

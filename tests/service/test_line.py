@@ -8,6 +8,7 @@ from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
+from pydantic_core import from_json, to_json
 
 from adapters import errors as adapter_errors
 from service import errors as service_errors
@@ -145,7 +146,7 @@ async def test_every_error_of_ours_crosses_the_line(root):
     for kind in _family(root):
         known = inspect.signature(kind.__init__).parameters
         error = kind("It happened.", **{name: extra[name] for name in extra if name in known})
-        back = error_of(error_message(error))
+        back = error_of(from_json(to_json(error_message(error))))
         assert type(back) is kind
         assert (str(back), vars(back)) == (str(error), vars(error))
 
