@@ -47,7 +47,7 @@ from service.rate_limits import RateCounters
 from service.serve import plan_of
 from service.settings import Settings
 from service.tracing import Tracer
-from service.types import BatchLimits
+from service.types import BatchLimits, TaskKey
 from service.workers import Workers, listen
 
 
@@ -60,8 +60,11 @@ class _Resident:
             for number, slot in enumerate(slots)
         }
 
-    async def resolve(self, tenant: str, task: str, _version: int | None = None) -> AdapterRef:
-        return AdapterRef(tenant=tenant, task=task, version=1, digest="0" * 64)
+    async def resolve(self, task: TaskKey, *_: object) -> AdapterRef:
+        return AdapterRef(tenant=task.tenant, task=task.task, version=1, digest="0" * 64)
+
+    def canary(self, _task: TaskKey) -> None:
+        return None
 
     async def acquire(self, ref: AdapterRef) -> Lease:
         return self._leases[ref.task]

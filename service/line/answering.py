@@ -102,6 +102,7 @@ class Answering:
                 deadline=question.deadline,
                 top_k=question.top_k,
                 priority=question.priority,
+                canary_key=question.canary_key,
                 decode_seconds=question.decode_seconds,
             )
         return [
@@ -113,6 +114,7 @@ class Answering:
                 version=question.version,
                 top_k=question.top_k,
                 priority=question.priority,
+                canary_key=question.canary_key,
                 decode_seconds=question.decode_seconds,
             )
         ]

@@ -56,6 +56,7 @@ class RemotePredictor:
         version: int | None = None,
         top_k: int = 5,
         priority: int = 0,
+        canary_key: str | None = None,
         decode_seconds: float = 0.0,
     ) -> Prediction:
         """See `Predictor.predict`; Overloaded also where the shared memory is full."""
@@ -69,6 +70,7 @@ class RemotePredictor:
             version=version,
             top_k=top_k,
             priority=priority,
+            canary_key=canary_key,
             decode_seconds=decode_seconds,
         )
         (prediction,) = await self._ask(question)
@@ -83,6 +85,7 @@ class RemotePredictor:
         deadline: float,
         top_k: int = 5,
         priority: int = 0,
+        canary_key: str | None = None,
         decode_seconds: float = 0.0,
     ) -> list[Prediction]:
         """See `Predictor.predict_many`; Overloaded also where the shared memory is full."""
@@ -96,6 +99,7 @@ class RemotePredictor:
             version=None,
             top_k=top_k,
             priority=priority,
+            canary_key=canary_key,
             decode_seconds=decode_seconds,
         )
         return await self._ask(question)

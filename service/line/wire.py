@@ -41,6 +41,7 @@ class Question:
     version: int | None
     top_k: int
     priority: int
+    canary_key: str | None
     decode_seconds: float
 
 

@@ -77,7 +77,7 @@ async def _line(places=4):
 async def test_an_answer_is_the_one_that_the_engine_side_gives():
     """Images, options and the prediction arrive as they were sent, and the memory is free again."""
     async with _line() as line:
-        got = await line.ask(version=7, top_k=3, priority=1, decode_seconds=0.5)
+        got = await line.ask(version=7, top_k=3, priority=1, canary_key="a", decode_seconds=0.5)
         wanted = await line.predictor.predict(
             "default",
             "flowers",
@@ -85,6 +85,7 @@ async def test_an_answer_is_the_one_that_the_engine_side_gives():
             deadline=10.0**9,
             version=7,
             top_k=3,
+            canary_key="a",
             decode_seconds=0.5,
         )
         assert got == wanted
