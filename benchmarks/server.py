@@ -47,7 +47,7 @@ from service.rate_limits import RateCounters
 from service.serve import plan_of
 from service.settings import Settings
 from service.tracing import Tracer
-from service.types import BatchLimits, TaskKey
+from service.types import TaskKey
 from service.workers import Workers, listen
 
 
@@ -215,11 +215,10 @@ def _predictor(
     policies: Policies,
     metrics: PrometheusMetrics,
 ) -> Predictor:
-    limits = BatchLimits(settings.batch_images, window=settings.batch_window_ms / 1_000)
     return Predictor(
         resident,  # type: ignore[arg-type]  # it knows its tasks without an index
         resident,  # type: ignore[arg-type]  # and has them in the engine without a store
-        Dispatcher(engine, BatchQueue(settings.queue_images, limits), metrics),
+        Dispatcher(engine, BatchQueue(settings.queue_images, settings.batch_limits), metrics),
         Admission(settings.requests_in_flight),
         Quotas(policies, TenantLimits(), RateCounters(None, metrics)),
         metrics,

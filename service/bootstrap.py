@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import torch
+from torch import Tensor
 
 from adapters.backbone import load_backbone
 from adapters.checkpoint import Checkpoint, check_backbone, parse
@@ -55,7 +56,6 @@ from service.routing import Router
 from service.settings import GIBIBYTE, Settings
 from service.tenants import DEFAULT_TENANT, SCOPES, Key
 from service.tracing import Tracer
-from service.types import BatchLimits
 
 KNOWN_TASKS = 100_000
 # What is left to do once every request has its answer.
@@ -226,8 +226,8 @@ def _core(
     pool: Executor,
 ) -> _Core:
     registry = _registry(settings, engine.spec, index)
-    limits = BatchLimits(settings.batch_images, window=settings.batch_window_ms / 1_000)
-    dispatcher = Dispatcher(engine, BatchQueue(settings.queue_images, limits), metrics)
+    queue: BatchQueue[Tensor] = BatchQueue(settings.queue_images, settings.batch_limits)
+    dispatcher = Dispatcher(engine, queue, metrics)
     cache = AdapterCache(
         HostTier(
             registry,

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.limits import Rate, TenantLimits
+from service.types import BatchLimits
 
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
@@ -77,8 +78,12 @@ class Settings(BaseSettings):
     loaders: Count = Field(default=4, description="Adapters that are loaded at the same time.")
 
     batch_images: Count = Field(default=32, description="Most images in a batch.")
-    batch_window_ms: float = Field(
-        default=2.0, ge=0, le=1_000, description="How long work may wait for company."
+    batch_window_ms: float | None = Field(
+        default=None,
+        ge=0,
+        le=1_000,
+        description="How long work may wait for company while the engine is busy: by default "
+        "most of what a batch takes.",
     )
     queue_images: Count = Field(default=1_024, description="Most images that may wait to be run.")
     requests_in_flight: Count = Field(
@@ -188,6 +193,12 @@ class Settings(BaseSettings):
         """The Redis in which rates are counted; None for this server's memory."""
         url = self.index if self.rate_limits is None else self.rate_limits
         return url if url.startswith(("redis://", "rediss://")) else None
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """How batches are cut."""
+        window = None if self.batch_window_ms is None else self.batch_window_ms / 1_000
+        return BatchLimits(self.batch_images, window=window)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -106,7 +106,8 @@ class BatchLimits:
     Args:
         max_images: Most images in a batch.
         max_segments: Most adapter versions in a batch; None for any number.
-        window: Seconds that work may wait for company while the engine is busy anyway.
+        window: Seconds that work may wait for company while the engine is busy anyway; None has
+            it follow the load: most of what a batch takes.
 
     Raises:
         ValueError: a limit that no batch could keep.
@@ -114,10 +115,10 @@ class BatchLimits:
 
     max_images: int
     max_segments: int | None = None
-    window: float = 0.0
+    window: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_images < 1 or not self.window >= 0:
+        if self.max_images < 1 or not (self.window is None or self.window >= 0):
             raise ValueError("A batch takes at least 1 image and waits at least 0 seconds.")
         if self.max_segments is not None and self.max_segments < 1:
             raise ValueError("A batch takes at least 1 adapter version.")

@@ -31,6 +31,8 @@ PRIORITY_STEP = 4.0
 UNMEASURED_RETRY_AFTER = 1.0
 RETRY_AFTER_BOUNDS = (0.1, 60.0)
 THROUGHPUT_MEMORY = 0.9
+# The share of a batch's time for which the next one may wait: the rest is for making it ready.
+ADAPTIVE_WINDOW = 0.8
 
 _Line = tuple[TaskKey, int]
 
@@ -112,6 +114,7 @@ class BatchQueue(Generic[Payload]):
         self._expired: list[WorkItem[Payload]] = []
         self._recent_images = 0.0
         self._recent_seconds = 0.0
+        self._recent_batches = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -186,7 +189,7 @@ class BatchQueue(Generic[Payload]):
             return math.inf
         if self._images >= self.limits.max_images:
             return -math.inf
-        return next(iter(self._waiting.values())).item.enqueued_at + self.limits.window
+        return next(iter(self._waiting.values())).item.enqueued_at + self._window()
 
     def next_deadline(self) -> float:
         """When `expire` has something to return: infinity if nothing has a deadline."""
@@ -199,6 +202,14 @@ class BatchQueue(Generic[Payload]):
         """Learn from a finished batch how fast the engine is, for `retry_after`."""
         self._recent_images = self._recent_images * THROUGHPUT_MEMORY + images
         self._recent_seconds = self._recent_seconds * THROUGHPUT_MEMORY + seconds
+        self._recent_batches = self._recent_batches * THROUGHPUT_MEMORY + 1
+
+    def _window(self) -> float:
+        """What waits for a busy engine loses nothing as long as its batch is cut in time."""
+        if self.limits.window is not None:
+            return self.limits.window
+        seconds_per_batch = self._recent_seconds / max(self._recent_batches, 1.0)
+        return ADAPTIVE_WINDOW * seconds_per_batch
 
     def _admit(self, item: WorkItem[Payload]) -> None:
         if item.images > self._capacity:

@@ -106,6 +106,18 @@ def test_a_lone_request_does_not_wait_for_an_idle_engine():
     assert queue.next_batch(11.0, engine_idle=True).images == 1
 
 
+def test_without_a_window_of_its_own_a_batch_waits_for_most_of_the_one_that_runs():
+    """It follows the load: what batches took lately, however many images they had."""
+    queue = queue_of(item(at=10.0), window=None)
+    assert queue.ready_at() == 10.0, "nothing is known yet"
+    for _ in range(100):
+        queue.observe(images=4, seconds=0.5)
+    assert queue.ready_at() == pytest.approx(10.4)
+    for _ in range(100):
+        queue.observe(images=1, seconds=0.05)
+    assert queue.ready_at() == pytest.approx(10.04, abs=1e-3)
+
+
 def test_a_full_batch_does_not_wait():
     """As soon as the images fill a batch it is due, and what is left over waits for its window."""
     queue = queue_of(item(images=5, at=1.0), window=9.0)
