@@ -21,6 +21,7 @@ ServiceError
 │   ├── RateLimited         the tenant is over its own limit
 │   └── ShuttingDown        the server takes no new work
 ├── EngineError
+│   ├── EngineUnavailable   this machine cannot run the engine that is asked for
 │   ├── EngineFull          no room in one piece is left for an adapter
 │   └── UnknownSlot         the slot's adapter has been unloaded
 └── CacheError
@@ -148,6 +149,10 @@ class ShuttingDown(RetryLater):
 
 class EngineError(ServiceError):
     """An engine refused; what it raises while it runs becomes `EngineFailed`."""
+
+
+class EngineUnavailable(EngineError):
+    """This machine cannot run the engine that is asked for; the message says what it lacks."""
 
 
 class EngineFull(EngineError):

@@ -73,6 +73,11 @@ class AdapterBank:
         slots = len(self._buffer) // layout.size
         return self._buffer[: slots * layout.size].view(slots, layout.size)
 
+    @property
+    def buffer(self) -> Tensor:
+        """All of the memory; `Resident.slot` times its layout's size is where its prompts begin."""
+        return self._buffer
+
     def adapter_bytes(self, adapter: FoldedAdapter) -> int:
         """Bytes of the buffer that the adapter would hold."""
         values = len(adapter.prompts) + len(adapter.head_bias) * self._head_width
@@ -85,8 +90,7 @@ class AdapterBank:
             EngineFull: there is no room in one piece.
             InvalidSpec: the adapter was folded for another architecture.
         """
-        layout = self._layout(adapter.spec)
-        self._check(adapter, layout)
+        layout = self.layout_of(adapter)
         slot, rows = self._allocate(layout.size, len(adapter.head_bias))
         try:
             with self._copying():
@@ -94,6 +98,16 @@ class AdapterBank:
         except BaseException:
             self._free((*slot, *rows))
             raise
+
+    def layout_of(self, adapter: FoldedAdapter) -> PromptLayout:
+        """Where the adapter's prompts lie in its buffer: one object for all adapters of a spec.
+
+        Raises:
+            InvalidSpec: the adapter was folded for another architecture.
+        """
+        layout = self._layout(adapter.spec)
+        self._check(adapter, layout)
+        return layout
 
     def remove(self, resident: Resident) -> None:
         """Free what the resident holds; no batch may be reading it."""

@@ -128,20 +128,19 @@ class TorchEngine:
         """All images of a batch as the backbone takes them."""
         if batch.normalised is None:
             return self._pixels(batch.images)
-        _require_size(batch.normalised.shape[2:], self.spec)
+        self._require_size(batch.normalised.shape[2:])
         more_VCHW = batch.normalised.to(self.device, self._dtype)
         return torch.cat([self._pixels(batch.images), more_VCHW])
 
     def _pixels(self, images_UHWC: Tensor) -> Tensor:
-        _require_size(images_UHWC.shape[1:3], self.spec)
+        self._require_size(images_UHWC.shape[1:3])
         pixels = normalize(images_UHWC.to(self.device), self.spec.preprocessing)
         return pixels.to(self._dtype)
 
-
-def _require_size(size: torch.Size, spec: BackboneSpec) -> None:
-    wanted = spec.preprocessing.height, spec.preprocessing.width
-    if size != wanted:
-        raise ValueError(
-            f"The images are {[*size]} pixels, and {spec.name} takes {[*wanted]}. Use its "
-            "evaluation transform."
-        )
+    def _require_size(self, size: torch.Size) -> None:
+        wanted = self.spec.preprocessing.height, self.spec.preprocessing.width
+        if size != wanted:
+            raise ValueError(
+                f"The images are {[*size]} pixels, and {self.spec.name} takes {[*wanted]}. Use "
+                "its evaluation transform."
+            )

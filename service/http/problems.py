@@ -58,6 +58,7 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     service.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     service.ShuttingDown: HTTPStatus.SERVICE_UNAVAILABLE,
     service.EngineError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    service.EngineUnavailable: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.EngineFull: HTTPStatus.SERVICE_UNAVAILABLE,
     service.UnknownSlot: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.CacheError: HTTPStatus.INTERNAL_SERVER_ERROR,

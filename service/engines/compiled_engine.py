@@ -1,0 +1,208 @@
+"""The CPU engine: frozen stages compiled around kernels that read each row's own weights."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapters.backbone import StagedBackbone
+from adapters.backbone.layout import ChannelsFirst, MapLayout, Tokens
+from adapters.manifest import MAX_BLOCKS_PER_SITE
+from adapters.preprocess import normalize
+from adapters.proof import DtypeName
+from service.engines.bank import Resident
+from service.engines.base import EngineBatch, Slot
+from service.engines.folded import FoldedAdapter
+from service.engines.kernels.build import load_kernels
+from service.engines.packed import NO_BLOCK, PLAN_FIELDS, pack_prompts, plan_of, segment_table
+from service.engines.torch_engine import TorchEngine
+
+# A primitive is made for every layer and batch size; the libraries' own limit is 1,024.
+_PRIMITIVES = "16384"
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A prompt site as the kernel knows it: its number, and the size of its map."""
+
+    number: int
+    height: int
+    width: int
+
+
+class CompiledEngine(TorchEngine):
+    """See `service.engines.base.Engine`: a CPU engine that is compiled for its backbone.
+
+    The passes are compiled at the first warm-up, which takes a minute or two, and from the cache
+    after that. No batch, however mixed and of whatever size, compiles anything again: what differs
+    from batch to batch is data, a plan for each row that says where its prompts lie.
+
+    Args:
+        backbone: Copied, so that the caller's stays as it is.
+        capacity_bytes: The budget for adapters, reserved at once.
+        dtype: Of backbone, prompts and heads; bfloat16 wants a processor with AVX-512.
+        cache: Where compiled code is kept.
+
+    Raises:
+        EngineUnavailable: this machine cannot build or run the kernels.
+    """
+
+    name = "compiled"
+
+    def __init__(
+        self,
+        backbone: StagedBackbone,
+        *,
+        capacity_bytes: int,
+        cache: Path,
+        dtype: DtypeName = "float32",
+    ) -> None:
+        for variable in _CACHES:
+            os.environ.setdefault(variable, _PRIMITIVES)
+        load_kernels(cache)
+        super().__init__(backbone, capacity_bytes=capacity_bytes, dtype=dtype)
+        self._plans: dict[Slot, Tensor] = {}
+        self._sites = {
+            site.name: _Site(number, site.height, site.width)
+            for number, site in enumerate(self.spec.sites)
+        }
+        self._normalise = _compiled(self._normalised)
+        self._start = _compiled(self._backbone.stages[0])
+        self._finish = _compiled(self._finished)
+        self._bare = _compiled(self._bare_pass)
+
+    def load(self, adapter: FoldedAdapter) -> Slot:
+        """Copy an adapter into the reserved memory, in the order that the kernels read.
+
+        Raises:
+            EngineFull: there is no room in one piece; unload something and try again.
+            InvalidSpec: the adapter was folded for another architecture.
+        """
+        layout = self._bank.layout_of(adapter)
+        slot = super().load(replace(adapter, prompts=pack_prompts(adapter, layout, self.dtype)))
+        self._plans[slot] = plan_of(layout, self._resident(slot).slot, self.spec)
+        return slot
+
+    def unload(self, slot: Slot) -> None:
+        """Free a slot; no running batch may name it.
+
+        Raises:
+            UnknownSlot: it is not loaded.
+        """
+        super().unload(slot)
+        del self._plans[slot]
+
+    @torch.no_grad()
+    def run(self, batch: EngineBatch) -> list[Tensor]:
+        """The logits of each segment, float32 [rows, classes].
+
+        Raises:
+            UnknownSlot: a segment's slot is not loaded.
+            ValueError: the images are not of the backbone's input size.
+        """
+        residents = [self._resident(segment.slot) for segment in batch.segments]
+        features = self._start(_sized(self._input(batch)))
+        if batch.rows is not None:
+            features = _rows(features, batch.rows)
+        plans = torch.cat(
+            [
+                self._plans[segment.slot].expand(segment.rows, -1, -1, -1)
+                for segment in batch.segments
+            ]
+        )
+        pooled = self._finish(_sized(features), self._bank.buffer, _sized(plans))
+        return self._logits(batch, residents, pooled.float())
+
+    @torch.no_grad()
+    def features(self, images_UHWC: Tensor) -> Tensor:
+        """The pooled features [U, feature_dim] of uint8 images without any adapter.
+
+        Raises:
+            ValueError: the images are not of the backbone's input size.
+        """
+        return self._bare(_sized(self._pixels(images_UHWC))).clone()
+
+    @torch.no_grad()
+    def warm_up(self, batch_sizes: Iterable[int]) -> None:
+        """Compile the passes, and prepare each layer for every size up to the largest one."""
+        size = self.spec.preprocessing
+        for images in range(1, max(batch_sizes, default=0) + 1):
+            pixels = self._pixels(torch.zeros(images, size.height, size.width, 3, dtype=torch.uint8))
+            shape = (images, len(self._sites), MAX_BLOCKS_PER_SITE, PLAN_FIELDS)
+            plans = torch.full(shape, NO_BLOCK)
+            self._finish(_sized(self._start(_sized(pixels))), self._bank.buffer, _sized(plans))
+
+    def _pixels(self, images_UHWC: Tensor) -> Tensor:
+        self._require_size(images_UHWC.shape[1:3])
+        return self._normalise(_sized(images_UHWC))
+
+    def _normalised(self, images_UHWC: Tensor) -> Tensor:
+        pixels = normalize(images_UHWC, self.spec.preprocessing)
+        return pixels.to(self._dtype, memory_format=torch.channels_last)
+
+    def _bare_pass(self, pixels_BCHW: Tensor) -> Tensor:
+        return self._backbone.features(pixels_BCHW, lambda _, features: features)
+
+    def _finished(self, features: Tensor, bank: Tensor, plans: Tensor) -> Tensor:
+        """From the first site, where rows become their tasks' own, to the pooled features."""
+        first, *others = self.spec.sites
+        features = self._blend(first.name, features, bank, plans)
+        for stage, site in zip(self._backbone.stages[1:], others, strict=True):
+            features = self._blend(site.name, stage(features), bank, plans)
+        return self._backbone.pool(features)
+
+    def _blend(self, name: str, features: Tensor, bank: Tensor, plans: Tensor) -> Tensor:
+        site, layout = self._sites[name], self._backbone.layout
+        features, rows_BTC = _as_rows(features, layout)
+        class_tokens = layout.class_tokens if isinstance(layout, Tokens) else 0
+        torch.ops.protuning.prompt_rows_(
+            rows_BTC, class_tokens, site.height, site.width, bank, plans, site.number
+        )
+        return features
+
+    def _logits(
+        self, batch: EngineBatch, residents: list[Resident], features_RD: Tensor
+    ) -> list[Tensor]:
+        rows = [segment.rows for segment in batch.segments]
+        classes = [len(resident.head_rows) for resident in residents]
+        flat = torch.ops.protuning.head_rows(
+            features_RD,
+            self._bank.heads,
+            torch.cat([resident.head_rows for resident in residents]),
+            segment_table(rows, classes),
+        )
+        shapes = [*zip(rows, classes, strict=True)]
+        parts = torch.split(flat, [count * width for count, width in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Weights become constants, in whatever order the layers' kernels like best."""
+    return torch.compile(function, fullgraph=True, options={"freezing": True})
+
+
+def _sized(values: Tensor) -> Tensor:
+    """Say that the number of rows changes from batch to batch; one row has code of its own."""
+    if len(values) > 1:
+        torch._dynamo.mark_dynamic(values, 0)  # noqa: SLF001  the documented way to say it
+    return values
+
+
+def _as_rows(features: Tensor, layout: MapLayout) -> tuple[Tensor, Tensor]:
+    """The features with the channels last in memory, and a view of them [B, tokens, C]."""
+    if isinstance(layout, ChannelsFirst):
+        features = features.contiguous(memory_format=torch.channels_last)
+        return features, features.permute(0, 2, 3, 1).flatten(1, 2)
+    features = features.contiguous()
+    return features, features if isinstance(layout, Tokens) else features.flatten(1, 2)
+
+
+def _rows(features: Tensor, rows: Tensor) -> Tensor:
+    """Features of the images of `rows`, in the memory order that they have."""
+    if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+        return features.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return features.index_select(0, rows)
