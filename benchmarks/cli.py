@@ -16,6 +16,15 @@ class Dtype(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    AUTO = "auto"
+
+
+class Kind(StrEnum):
+    """Which engine."""
+
+    TORCH = "torch"
+    COMPILED = "compiled"
+    AUTO = "auto"
 
 
 @app.callback()
@@ -33,7 +42,9 @@ def engine(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     classes: Annotated[int, typer.Option(min=1, help="Classes of each head.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 7,
-    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,  # noqa: FBT002
+    kind: Annotated[
+        Kind, typer.Option("--engine", help="Which engine: torch, compiled or auto.")
+    ] = Kind.TORCH,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Compare batches in which every image is another task's with the bare backbone."""
@@ -48,15 +59,16 @@ def engine(
         device=device,
         classes=classes,
         rounds=rounds,
-        compile_stages=compiled,
+        kind=kind.value,
     )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result)))
         return
     typer.echo(
-        f"{result.backbone}, {result.dtype} on {result.device}: a mixed batch of {batch} images "
-        f"runs at {result.ratio:.3f} of the bare backbone ({result.mixed_images_per_s:.1f} of "
-        f"{result.bare_images_per_s:.1f} images/s)."
+        f"{result.backbone}, {result.engine} in {result.dtype} on {result.device}: a mixed batch "
+        f"of {batch} images runs at {result.ratio:.3f} of the bare backbone "
+        f"({result.mixed_images_per_s:.1f} of {result.bare_images_per_s:.1f} images/s) and "
+        f"{result.over_timm:.2f} times as fast as timm's model in float32."
     )
 
 

@@ -1,27 +1,36 @@
 """What a mixed batch costs over the bare backbone, in the same engine, process and run."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from adapters.backbone import StagedBackbone
 from adapters.manifest import BackboneSpec
+from adapters.preprocess import normalize
 from adapters.prompt import prompt_spec
-from adapters.proof import DtypeName
 from service.engines.base import EngineBatch, EngineSegment, Slot
-from service.engines.folded import FoldedAdapter, PromptLayout
+from service.engines.choice import DtypeChoice, EngineKind, EngineOptions, open_engine
+from service.engines.compiled_engine import CompiledEngine, compile_frozen
+from service.engines.folded import TORCH_DTYPES, FoldedAdapter, PromptLayout
 from service.engines.torch_engine import TorchEngine
+from service.settings import default_cache
 
 
 @dataclass(frozen=True)
 class EngineResult:
-    """Medians over the rounds; `ratio` is the median of the rounds' ratios, mixed over bare."""
+    """Medians over the rounds, and of the rounds' ratios.
+
+    `ratio` is mixed over bare: the backbone alone in the best form that the engine has, one graph
+    where it compiles. `over_timm` is mixed over timm's own model, eager and in float32.
+    """
 
     backbone: str
     engine: str
@@ -34,6 +43,8 @@ class EngineResult:
     bare_images_per_s: float
     mixed_images_per_s: float
     ratio: float
+    timm_images_per_s: float
+    over_timm: float
 
 
 def measure(
@@ -41,46 +52,81 @@ def measure(
     *,
     tasks: int,
     batch: int,
-    dtype: DtypeName = "float32",
+    kind: EngineKind = "torch",
+    dtype: DtypeChoice = "float32",
     device: str = "cpu",
     classes: int = 100,
     rounds: int = 7,
-    compile_stages: bool = False,
+    cache: Path | None = None,
 ) -> EngineResult:
-    """Run bare and mixed batches in turn: A B A B ..., each once per round and once before.
+    """Run timm's model, bare and mixed batches in turn: A B C A B C ..., once unmeasured before.
 
     Every image of a mixed batch is another task's, going round over `tasks` adapters with the
     default prompts and a head of `classes`.
     """
     adapters = [random_adapter(backbone.spec, classes, seed) for seed in range(tasks)]
-    engine = TorchEngine(
+    engine = open_engine(
         backbone,
-        capacity_bytes=budget(adapters, dtype),
-        dtype=dtype,
-        device=device,
-        compile_stages=compile_stages,
+        EngineOptions(kind, dtype, device, budget(adapters), batch, cache or default_cache()),
     )
     slots = [engine.load(adapter) for adapter in adapters]
     images = random_images(backbone.spec, batch)
     turns = (mixed_batch(images, slots, start=batch * number) for number in count())
-    bare, mixed = [], []
+    timm, bare = _timm(backbone, engine), _bare(backbone, engine)
+    times: dict[str, list[float]] = {"timm": [], "bare": [], "mixed": []}
     for _ in range(rounds + 1):
-        bare.append(_seconds(partial(engine.features, images)))
-        mixed.append(_seconds(partial(engine.run, next(turns))))
-    bare, mixed = bare[1:], mixed[1:]
+        times["timm"].append(_seconds(partial(timm, images)))
+        times["bare"].append(_seconds(partial(bare, images)))
+        times["mixed"].append(_seconds(partial(engine.run, next(turns))))
+    times = {name: seconds[1:] for name, seconds in times.items()}
     return EngineResult(
         backbone=backbone.spec.name,
         engine=engine.name,
         device=device,
-        dtype=dtype,
+        dtype=engine.dtype,
         threads=torch.get_num_threads(),
         tasks=tasks,
         batch=batch,
         rounds=rounds,
-        bare_images_per_s=batch / statistics.median(bare),
-        mixed_images_per_s=batch / statistics.median(mixed),
-        ratio=statistics.median(a / b for a, b in zip(bare, mixed, strict=True)),
+        bare_images_per_s=batch / statistics.median(times["bare"]),
+        mixed_images_per_s=batch / statistics.median(times["mixed"]),
+        ratio=_ratio(times["bare"], times["mixed"]),
+        timm_images_per_s=batch / statistics.median(times["timm"]),
+        over_timm=_ratio(times["timm"], times["mixed"]),
     )
+
+
+_Pass = Callable[[Tensor], Tensor]
+
+
+def _timm(backbone: StagedBackbone, engine: TorchEngine) -> _Pass:
+    """What a user would run without us: timm's model as it is."""
+    model = copy.deepcopy(backbone).to(engine.device)
+
+    @torch.inference_mode()
+    def run(images_UHWC: Tensor) -> Tensor:
+        pixels = normalize(images_UHWC.to(engine.device), backbone.spec.preprocessing)
+        return model.features(pixels, lambda _, features: features).cpu()
+
+    return run
+
+
+def _bare(backbone: StagedBackbone, engine: TorchEngine) -> _Pass:
+    """The backbone alone, in the best form that the engine has."""
+    if not isinstance(engine, CompiledEngine):
+        return engine.features
+    dtype = TORCH_DTYPES[engine.dtype]
+    model = copy.deepcopy(backbone).to(dtype).to(memory_format=torch.channels_last)
+
+    def run(images_UHWC: Tensor) -> Tensor:
+        pixels = normalize(images_UHWC, backbone.spec.preprocessing)
+        return model.features(pixels.to(dtype), lambda _, features: features)
+
+    return torch.no_grad()(compile_frozen(run))
+
+
+def _ratio(slower: list[float], faster: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -103,9 +149,9 @@ def random_adapter(spec: BackboneSpec, classes: int, seed: int) -> FoldedAdapter
     )
 
 
-def budget(adapters: list[FoldedAdapter], dtype: DtypeName) -> int:
-    """Bytes that hold just these adapters."""
-    return sum(adapter.nbytes(dtype) for adapter in adapters)
+def budget(adapters: list[FoldedAdapter]) -> int:
+    """Bytes that hold these adapters in either dtype."""
+    return sum(adapter.nbytes("float32") for adapter in adapters)
 
 
 def random_images(spec: BackboneSpec, count: int) -> Tensor:

@@ -31,6 +31,7 @@ from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
 from service.canary import Canary
 from service.device_memory import device_memory
+from service.engines.choice import EngineOptions, open_engine
 from service.engines.torch_engine import TorchEngine
 from service.errors import OpenDoor
 from service.health import HealthCheck
@@ -185,15 +186,17 @@ def _engine(settings: Settings) -> TorchEngine:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     log.info("loading_backbone", backbone=settings.backbone, device=device, dtype=settings.dtype)
-    engine = TorchEngine(
+    return open_engine(
         load_backbone(settings.backbone, settings.weights),
-        capacity_bytes=settings.adapter_memory_bytes,
-        dtype=settings.dtype,
-        device=device,
-        compile_stages=settings.compile,
+        EngineOptions(
+            kind=settings.engine,
+            dtype=settings.dtype,
+            device=device,
+            capacity_bytes=settings.adapter_memory_bytes,
+            batch_images=settings.batch_images,
+            cache=settings.cache_dir,
+        ),
     )
-    engine.warm_up((1, settings.batch_images))
-    return engine
 
 
 @dataclass(frozen=True)

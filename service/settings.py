@@ -24,6 +24,11 @@ def _default_directory() -> Path:
     return Path(state) / "protuning"
 
 
+def default_cache() -> Path:
+    """Where compiled code is kept if nobody says where."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protuning"
+
+
 class Settings(BaseSettings):
     """How to serve. An argument goes before the environment, and that before the default.
 
@@ -35,12 +40,21 @@ class Settings(BaseSettings):
 
     backbone: str = Field(default="resnet50", description="The timm model that is served.")
     weights: str = Field(default="hub", description="A safetensors file, hub, or random.")
-    engine: Literal["torch"] = Field(default="torch", description="What runs the backbone.")
-    device: str = Field(default="auto", description="auto, cpu, cuda, or cuda:N.")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="What the engine computes in."
+    engine: Literal["auto", "torch", "compiled"] = Field(
+        default="torch",
+        description="torch starts at once; compiled is faster, and takes a minute or two to start "
+        "for the first time; auto takes the fastest that this machine runs.",
     )
-    compile: bool = Field(default=False, description="Compile the backbone's stages first.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="float32",
+        description="What the engine computes in; auto takes bfloat16 where the machine is fast at "
+        "it and the backbone bears it.",
+    )
+    cache_dir: Path = Field(
+        default_factory=default_cache,
+        description="Where compiled code is kept; nobody else may write there.",
+    )
 
     index: str = Field(
         default_factory=lambda: f"sqlite:///{_default_directory() / 'index.db'}",

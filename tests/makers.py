@@ -1,8 +1,10 @@
 """What tests make again and again: small backbones, adapters that do something, pictures."""
 
 import io
+import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,11 @@ from adapters.manifest import Provenance
 from adapters.model import Adapter, AdapterModel
 from adapters.preprocess import normalize
 from adapters.prompt import prompt_spec
+from service.engines.compiled_engine import CompiledEngine
+from service.engines.torch_engine import TorchEngine
 
+# Built once for an environment, not once for each run of the tests.
+KERNELS = Path(sys.prefix, "kernels")
 NULL_DEVICE = Path("/dev/null")
 
 # One small timm model of every family, and of every class within it.
@@ -29,6 +35,13 @@ SMALL_BACKBONES = {
     "efficientnet": "test_efficientnet",
     "mobilenetv3": "mobilenetv3_small_050",
 }
+
+
+def engine(kind: str, name: str, **options: Any) -> TorchEngine:
+    """An engine of a kind, "torch" or "compiled", on a small backbone."""
+    if kind == "compiled":
+        return CompiledEngine(backbone(name), cache=KERNELS, **options)
+    return TorchEngine(backbone(name), **options)
 
 
 @cache

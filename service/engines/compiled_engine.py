@@ -19,9 +19,14 @@ from service.engines.folded import FoldedAdapter
 from service.engines.kernels.build import load_kernels
 from service.engines.packed import NO_BLOCK, PLAN_FIELDS, pack_prompts, plan_of, segment_table
 from service.engines.torch_engine import TorchEngine
+from service.errors import EngineUnavailable
 
 # A primitive is made for every layer and batch size; the libraries' own limit is 1,024.
 _PRIMITIVES = "16384"
+_PROCESSORS: dict[DtypeName, tuple[str, ...]] = {
+    "float32": ("AVX512", "AVX2"),
+    "bfloat16": ("AVX512",),
+}
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
@@ -61,8 +66,11 @@ class CompiledEngine(TorchEngine):
         cache: Path,
         dtype: DtypeName = "float32",
     ) -> None:
+        _require_processor(dtype)
         for variable in _CACHES:
             os.environ.setdefault(variable, _PRIMITIVES)
+        # Not below /tmp, torch's own default, where other users could have put code to run.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
         load_kernels(cache)
         super().__init__(backbone, capacity_bytes=capacity_bytes, dtype=dtype)
         self._plans: dict[Slot, Tensor] = {}
@@ -70,10 +78,9 @@ class CompiledEngine(TorchEngine):
             site.name: _Site(number, site.height, site.width)
             for number, site in enumerate(self.spec.sites)
         }
-        self._normalise = _compiled(self._normalised)
-        self._start = _compiled(self._backbone.stages[0])
-        self._finish = _compiled(self._finished)
-        self._bare = _compiled(self._bare_pass)
+        self._normalise = compile_frozen(self._normalised)
+        self._start = compile_frozen(self._backbone.stages[0])
+        self._finish = compile_frozen(self._finished)
 
     def load(self, adapter: FoldedAdapter) -> Slot:
         """Copy an adapter into the reserved memory, in the order that the kernels read.
@@ -115,7 +122,7 @@ class CompiledEngine(TorchEngine):
             ]
         )
         pooled = self._finish(_sized(features), self._bank.buffer, _sized(plans))
-        return self._logits(batch, residents, pooled.float())
+        return self._logits(batch, residents, pooled.float().contiguous())
 
     @torch.no_grad()
     def features(self, images_UHWC: Tensor) -> Tensor:
@@ -124,17 +131,14 @@ class CompiledEngine(TorchEngine):
         Raises:
             ValueError: the images are not of the backbone's input size.
         """
-        return self._bare(_sized(self._pixels(images_UHWC))).clone()
+        shape = (len(images_UHWC), len(self._sites), MAX_BLOCKS_PER_SITE, PLAN_FIELDS)
+        features = self._start(_sized(self._pixels(images_UHWC)))
+        plans = torch.full(shape, NO_BLOCK)
+        return self._finish(_sized(features), self._bank.buffer, _sized(plans))
 
-    @torch.no_grad()
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Compile the passes, and prepare each layer for every size up to the largest one."""
-        size = self.spec.preprocessing
-        for images in range(1, max(batch_sizes, default=0) + 1):
-            pixels = self._pixels(torch.zeros(images, size.height, size.width, 3, dtype=torch.uint8))
-            shape = (images, len(self._sites), MAX_BLOCKS_PER_SITE, PLAN_FIELDS)
-            plans = torch.full(shape, NO_BLOCK)
-            self._finish(_sized(self._start(_sized(pixels))), self._bank.buffer, _sized(plans))
+        super().warm_up(range(1, max(batch_sizes, default=0) + 1))
 
     def _pixels(self, images_UHWC: Tensor) -> Tensor:
         self._require_size(images_UHWC.shape[1:3])
@@ -143,9 +147,6 @@ class CompiledEngine(TorchEngine):
     def _normalised(self, images_UHWC: Tensor) -> Tensor:
         pixels = normalize(images_UHWC, self.spec.preprocessing)
         return pixels.to(self._dtype, memory_format=torch.channels_last)
-
-    def _bare_pass(self, pixels_BCHW: Tensor) -> Tensor:
-        return self._backbone.features(pixels_BCHW, lambda _, features: features)
 
     def _finished(self, features: Tensor, bank: Tensor, plans: Tensor) -> Tensor:
         """From the first site, where rows become their tasks' own, to the pooled features."""
@@ -180,8 +181,21 @@ class CompiledEngine(TorchEngine):
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Weights become constants, in whatever order the layers' kernels like best."""
+def _require_processor(dtype: DtypeName) -> None:
+    """Raise EngineUnavailable where the kernels' matrix products have no implementation."""
+    has = torch.backends.cpu.get_cpu_capability()
+    if has not in _PROCESSORS[dtype]:
+        raise EngineUnavailable(
+            f"The compiled engine in {dtype} needs a processor with {_PROCESSORS[dtype][-1]}, and "
+            f"this one has {has}. Take the engine torch, or float32."
+        )
+
+
+def compile_frozen(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compile what a frozen backbone does: weights become constants, laid out as each layer likes.
+
+    Call the result without gradients, from one thread.
+    """
     return torch.compile(function, fullgraph=True, options={"freezing": True})
 
 

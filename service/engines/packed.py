@@ -46,7 +46,8 @@ def _pack_1x1(weight: Tensor, dtype: DtypeName) -> Tensor:
     groups_GON = weight.view(channels // per_group, per_group, per_group)
     if dtype == "float32" or per_group % 2:
         return groups_GON.transpose(1, 2)
-    return groups_GON.unflatten(2, (per_group // 2, 2)).transpose(1, 2)
+    pairs_GOP2 = groups_GON.reshape(len(groups_GON), per_group, per_group // 2, 2)
+    return pairs_GOP2.transpose(1, 2)
 
 
 def plan_of(layout: PromptLayout, slot: int, architecture: Architecture) -> Tensor:

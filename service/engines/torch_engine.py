@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from adapters.backbone import StagedBackbone
-from adapters.manifest import BackboneSpec
 from adapters.preprocess import normalize
 from adapters.proof import DtypeName
 from service.engines.bank import AdapterBank, Resident
@@ -27,6 +26,7 @@ class TorchEngine:
         dtype: Of backbone, prompts and heads.
         device: A torch device.
         compile_stages: Let torch.compile make each stage faster; the first batches pay for it.
+            (On a CPU `CompiledEngine` is faster.)
     """
 
     name = "torch"

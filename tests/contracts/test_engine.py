@@ -10,21 +10,26 @@ from adapters.preprocess import normalize
 from adapters.proof import check_logits, golden_batch
 from service.engines.base import EngineBatch, EngineSegment, Slot
 from service.engines.folded import fold, fold_adapter
-from service.engines.torch_engine import TorchEngine
 from service.errors import EngineFull, UnknownSlot
 from tests import makers
 
-ENGINES = {"torch": TorchEngine}
+ENGINES = ("torch", "compiled")
 NAME = "test_resnet"
 
 
 @pytest.fixture(params=ENGINES)
-def make_engine(request):
+def kind(request):
+    """A kind of engine. Code is made for none of them: tests/service/test_engine_compiled.py."""
+    with torch.compiler.set_stance("force_eager"):
+        yield request.param
+
+
+@pytest.fixture
+def make_engine(kind):
     """Makes an engine on a small backbone."""
 
     def make(name=NAME, *, capacity_bytes=2**22, dtype="float32"):
-        backbone = makers.backbone(name)
-        return ENGINES[request.param](backbone, capacity_bytes=capacity_bytes, dtype=dtype)
+        return makers.engine(kind, name, capacity_bytes=capacity_bytes, dtype=dtype)
 
     return make
 
@@ -64,10 +69,10 @@ def test_the_golden_proof_holds(make_engine, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_it_says_what_it_is(make_engine, dtype):
+def test_it_says_what_it_is(make_engine, kind, dtype):
     """Name, dtype and backbone, which a proof is remembered by."""
     engine = make_engine(dtype=dtype)
-    assert (engine.name, engine.dtype, engine.device) == ("torch", dtype, "cpu")
+    assert (engine.name, engine.dtype, engine.device) == (kind, dtype, "cpu")
     assert engine.spec == makers.backbone(NAME).spec
 
 

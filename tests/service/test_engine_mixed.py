@@ -1,4 +1,4 @@
-"""Mixed batches of the torch engine against one task at a time, the slow and obvious way."""
+"""Mixed batches of every engine against one task at a time, the slow and obvious way."""
 
 import threading
 from functools import cache, partial
@@ -31,6 +31,16 @@ QUICK = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 SLOW = sorted(set(makers.SMALL_BACKBONES.values()) - set(QUICK))
 
 
+KINDS = ("torch", "compiled")
+
+
+@pytest.fixture(autouse=True)
+def _no_code():
+    """The compiled engine without its compilation, which takes half a minute for each engine."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 @cache
 def task(name, number):
     """Task `number` of a backbone as the model of one task, and folded."""
@@ -60,10 +70,10 @@ def expected(name, number):
 
 
 @cache
-def small_engine(name, tasks):
+def small_engine(kind, name, tasks):
     """An engine with room for so many tasks, about, and garbage in all of its memory."""
     size = sum(task(name, number)[1].nbytes() for number in range(tasks))
-    engine = TorchEngine(makers.backbone(name), capacity_bytes=size)
+    engine = makers.engine(kind, name, capacity_bytes=size)
     engine._bank._buffer.fill_(torch.nan)
     return engine
 
@@ -78,8 +88,8 @@ def unload(engine, slot):
 class Residents:
     """Loads what a batch needs and drops others for it, the oldest first."""
 
-    def __init__(self, name, tasks):
-        self.name, self.engine = name, small_engine(name, tasks)
+    def __init__(self, kind, name, tasks):
+        self.name, self.engine = name, small_engine(kind, name, tasks)
         for slot in list(self.engine._residents):
             unload(self.engine, slot)
         self.slots = {}
@@ -134,11 +144,12 @@ def cut_to(traffic, most_images):
 
 
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=6, derandomize=True, deadline=None)
 @given(st.lists(st.tuples(segments_of(32), st.booleans()), min_size=1, max_size=2))
-def test_a_mixed_batch_is_right_whatever_the_traffic(name, rounds):
+def test_a_mixed_batch_is_right_whatever_the_traffic(kind, name, rounds):
     """Any mix of tasks, sizes and configurations, while slots are freed, poisoned and reused."""
-    residents = Residents(name, tasks=24)
+    residents = Residents(kind, name, tasks=24)
     for traffic, shared in rounds:
         wanted = cut_to(traffic, most_images=32)
         needed = {number for number, _ in wanted}
@@ -149,9 +160,10 @@ def test_a_mixed_batch_is_right_whatever_the_traffic(name, rounds):
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_a_mixed_batch_is_right_on_every_family(name):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mixed_batch_is_right_on_every_family(kind, name):
     """Configurations side by side, one image for several tasks, and a reused slot."""
-    residents = Residents(name, tasks=len(CONFIGS))
+    residents = Residents(kind, name, tasks=len(CONFIGS))
     unload(residents.engine, residents.slot(number=0, needed=()))
     residents.slots.clear()
     traffic = [(1, [0]), (0, [1, 0]), (3, [0]), (4, [1])]
@@ -165,19 +177,20 @@ def test_a_mixed_batch_is_right_on_every_family(name):
 def test_both_ways_of_prompting_are_right(name, most, monkeypatch):
     """Calling the convolutions per segment and gathering weights per row give the same."""
     monkeypatch.setattr(segments, "_MOST_GATHERED_VALUES", most)
-    residents = Residents(name, tasks=24)
+    residents = Residents("torch", name, tasks=24)
     traffic = [(number, [number % IMAGES]) for number in range(12)]
     slotted = [(residents.slot(number, range(12)), numbers) for number, numbers in traffic]
     answers = residents.engine.run(batch_of(name, slotted, shared=False))
     assert_right(name, traffic, answers)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=5, derandomize=True, deadline=None)
 @given(segments_of(8), st.booleans())
-def test_answers_never_cross(traffic, shared):
+def test_answers_never_cross(kind, traffic, shared):
     """Each head says its task's number, whatever it is shown."""
     name, traffic = "test_resnet", cut_to(traffic, most_images=32)
-    engine = TorchEngine(makers.backbone(name), capacity_bytes=2**22)
+    engine = makers.engine(kind, name, capacity_bytes=2**22)
     slots = []
     for number in range(8):
         model = makers.model(name, 2 + number, number, **CONFIGS[number])
@@ -208,10 +221,11 @@ def test_a_shared_image_passes_once_before_the_prompts():
     assert seen == [4, 8, 8, 8]
 
 
-def test_a_poison_adapter_hurts_only_itself():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_poison_adapter_hurts_only_itself(kind):
     """NaN in one task's prompts leaves every bit of its neighbours' answers alone."""
     name = "test_vit"
-    engine = TorchEngine(makers.backbone(name), capacity_bytes=2**23)
+    engine = makers.engine(kind, name, capacity_bytes=2**23)
     slots = [engine.load(task(name, number)[1]) for number in (0, 8, 16)]
     batch = batch_of(name, [(slot, [0]) for slot in slots], shared=False)
     before = engine.run(batch)
@@ -257,6 +271,7 @@ def test_loads_and_unloads_during_a_batch_change_no_answer():
 
 def test_compiled_stages_are_right(monkeypatch):
     """What torch.compile traces answers the same; making code of it would take a minute here."""
+    torch.compiler.set_stance("default")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     name = "test_vit"
     engine = TorchEngine(makers.backbone(name), capacity_bytes=2**23, compile_stages=True)

@@ -1,6 +1,5 @@
 """Builds the CPU kernels with the machine's own C++ compiler, and loads them as torch operators."""
 
-import functools
 import hashlib
 import os
 import platform
@@ -24,9 +23,8 @@ _FLAGS = (
 _BUILD_SECONDS = 600
 
 
-@functools.cache
 def load_kernels(cache: Path) -> None:
-    """Make `torch.ops.protuning.prompt_rows_` and `head_rows` callable, compiled or not.
+    """Make `torch.ops.protuning.prompt_rows_` and `head_rows` callable; again changes nothing.
 
     The library is built into `cache` unless one for this source, compiler, torch and processor is
     there. Any number of processes may do so at the same time, and be killed while they do.
@@ -34,35 +32,39 @@ def load_kernels(cache: Path) -> None:
     Raises:
         EngineUnavailable: there is no compiler, or it fails.
     """
-    compiler = _compiler()
-    library = cache / f"{_key(compiler)}.so"
+    if hasattr(torch.ops.protuning, "prompt_rows_"):
+        return
+    command = compiler()
+    library = cache / f"{_key(command)}.so"
     try:
         if not library.exists():
-            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _build(compiler, library)
-        torch.ops.load_library(library)
+            build(command, library)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise EngineUnavailable(
             f"The kernels of the compiled engine cannot be kept in {cache} ({error}). Give it a "
             "cache_dir that can be written and executed from, or take the engine torch."
         ) from error
     torch.library.register_fake("protuning::prompt_rows_", _no_result)
-    # Nothing may be reordered around it that reads what it writes; that is all a compiler knows.
 
 
 def _no_result(*_arguments: object) -> None:
     """What a tracer sees of an operator that works in place."""
 
 
-def _compiler() -> str:
-    found = (shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name)
-    compiler = next(filter(None, found), None)
-    if compiler is None:
-        raise EngineUnavailable(
-            "The compiled engine needs a C++ compiler and finds none. Install g++ or set CXX, or "
-            "take the engine torch."
-        )
-    return compiler
+def compiler() -> str:
+    """The C++ compiler to use: that of CXX, or the first one found.
+
+    Raises:
+        EngineUnavailable: there is none.
+    """
+    names = (os.environ.get("CXX", ""), *COMPILERS)
+    for path in filter(None, (shutil.which(name) for name in names if name)):
+        return path
+    raise EngineUnavailable(
+        "The compiled engine needs a C++ compiler and finds none. Install g++ or set CXX, or take "
+        "the engine torch."
+    )
 
 
 def _key(compiler: str) -> str:
@@ -80,7 +82,14 @@ def _processor() -> bytes:
     return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"Features"))}))
 
 
-def _build(compiler: str, library: Path) -> None:
+def build(compiler: str, library: Path) -> None:
+    """Build the kernels: the library is there whole or not at all, whoever else builds it too.
+
+    Raises:
+        EngineUnavailable: the compiler fails.
+        OSError: the folder cannot be written to.
+    """
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:

@@ -93,7 +93,7 @@ enum Activation { RELU, GELU, SILU, HARDSWISH };
 template <int ACT>
 inline Vec activate(Vec v) {
   if constexpr (ACT == RELU) {
-    return v > 0.f ? v : Vec{};
+    return v < 0.f ? Vec{} : v;  // NaN stays NaN
   } else {
     for (int64_t i = 0; i < LANES; ++i) {
       const float x = v[i];
