@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## train three small tasks, serve them together, show what ha
 	$(BIN)/python -m examples.demo $(ARGS)
 
 test: $(INSTALLED) ## install, then the whole test suite
-	deploy/install-system-packages.sh $(PYTHON) redis
+	deploy/install-system-packages.sh $(PYTHON) redis compiler
 	deploy/get-prometheus.sh $(CURDIR)/$(VENV)/prometheus
 	$(BIN)/python -m pytest $(ARGS)
 

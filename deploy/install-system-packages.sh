@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what pip cannot: Python's own venv module, where the distribution splits it off, and
-# with the word redis also the redis-server that the tests start.
-# Usage: deploy/install-system-packages.sh [PYTHON [redis]]
+# Installs what pip cannot: Python's own venv module, where the distribution splits it off, and of
+# what the tests start (the words redis and compiler) whatever this machine lacks.
+# Usage: deploy/install-system-packages.sh [PYTHON [redis] [compiler]]
 set -euo pipefail
 
 python=${1:-python3}
-wants_redis=${2:-}
+wanted=" ${*:2} "
 
 if ! command -v "$python" >/dev/null; then
     echo "error: there is no $python. Install Python 3.11 or newer, or name one: make PYTHON=..." >&2
@@ -20,8 +20,11 @@ missing=()
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(venv)
 fi
-if [ "$wants_redis" = redis ] && ! command -v redis-server >/dev/null; then
+if [[ $wanted == *" redis "* ]] && ! command -v redis-server >/dev/null; then
     missing+=(redis)
+fi
+if [[ $wanted == *" compiler "* ]] && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
+    missing+=(compiler)
 fi
 if [ "${#missing[@]}" -eq 0 ]; then
     exit 0
@@ -34,6 +37,7 @@ for name in "${missing[@]}"; do
     case $name in
         venv) packages+=("$debian_venv") ;;
         redis) packages+=(redis) ;;
+        compiler) packages+=(g++) ;;
     esac
 done
 
@@ -41,15 +45,16 @@ if command -v apt-get >/dev/null; then
     # On Debian, redis is a bundle and redis-server the server alone.
     packages=("${packages[@]/#redis/redis-server}")
     install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}")
-elif command -v dnf >/dev/null && [ "${missing[*]}" = redis ]; then
-    # Newer releases have Valkey in its place, with the same command by this package.
-    dnf -q list redis >/dev/null 2>&1 || packages=(valkey valkey-compat-redis)
+elif command -v dnf >/dev/null && [[ " ${missing[*]} " != *" venv "* ]]; then
+    packages=("${packages[@]/#g++/gcc-c++}")
+    # Newer releases have Valkey in Redis' place, with the same command by this package.
+    dnf -q list redis >/dev/null 2>&1 || packages=("${packages[@]/#redis/valkey-compat-redis}")
     install=(dnf install -y -q "${packages[@]}")
 elif command -v brew >/dev/null && [ "${missing[*]}" = redis ]; then
     exec brew install --quiet redis # which refuses to run as root
 else
     echo "error: ${missing[*]} is missing, and this script knows apt, dnf and brew only. Install" \
-        "your system's package for it (a redis-server 6.2 or newer, $python's venv), then try" \
+        "your system's package for it (a redis-server 6.2 or newer, g++ 12 or newer, $python's venv), then try" \
         "again." >&2
     exit 1
 fi
