@@ -27,6 +27,18 @@ class Kind(StrEnum):
     AUTO = "auto"
 
 
+Backbone = Annotated[str, typer.Option(help="A timm model.")]
+Weights = Annotated[str, typer.Option(help="PATH, hub or random.")]
+Tasks = Annotated[int, typer.Option(min=1, help="Tasks that take turns.")]
+Batch = Annotated[int, typer.Option(min=1, help="Most images in a batch.")]
+EngineChoice = Annotated[
+    Kind, typer.Option("--engine", help="Which engine: torch, compiled or auto.")
+]
+Precision = Annotated[Dtype, typer.Option(help="What the engine computes in.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Length of each run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
 @app.callback()
 def bench() -> None:
     """Measure speed and memory on this machine."""
@@ -42,9 +54,7 @@ def engine(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     classes: Annotated[int, typer.Option(min=1, help="Classes of each head.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 7,
-    kind: Annotated[
-        Kind, typer.Option("--engine", help="Which engine: torch, compiled or auto.")
-    ] = Kind.TORCH,
+    kind: EngineChoice = Kind.TORCH,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Compare batches in which every image is another task's with the bare backbone."""
@@ -72,28 +82,18 @@ def engine(
     )
 
 
-Backbone = Annotated[str, typer.Option(help="A timm model.")]
-Weights = Annotated[str, typer.Option(help="PATH, hub or random.")]
-Tasks = Annotated[int, typer.Option(min=1, help="Tasks that take turns.")]
-Batch = Annotated[int, typer.Option(min=1, help="Most images in a batch.")]
-Precision = Annotated[Dtype, typer.Option(help="What the engine computes in.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="Length of each run.")]
-Compiled = Annotated[bool, typer.Option("--compile", help="Use torch.compile.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
 @app.command(epilog="Example: protuning bench http --backbone resnet50 --batch 8 --json")
 def http(
     backbone: Backbone = "resnet50",
     weights: Weights = "random",
     tasks: Tasks = 8,
     batch: Batch = 8,
+    kind: EngineChoice = Kind.TORCH,
     dtype: Precision = Dtype.FLOAT32,
     workers: Annotated[int, typer.Option(min=0, help="HTTP processes; 0 for one process.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 5,
     seconds: Seconds = 10.0,
-    compiled: Compiled = False,  # noqa: FBT002  typer's way of writing a flag
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002  typer's way of writing a flag
 ) -> None:
     """Compare 224-pixel JPEGs over HTTP with the engine alone, the client's share apart."""
     from adapters.backbone import load_backbone
@@ -104,8 +104,8 @@ def http(
             load_backbone(backbone, weights),
             tasks=tasks,
             batch=batch,
+            kind=kind.value,
             dtype=dtype.value,
-            compile_stages=compiled,
             http_workers=workers,
             rounds=rounds,
             seconds=seconds,
@@ -127,10 +127,10 @@ def latency(
     weights: Weights = "random",
     tasks: Tasks = 8,
     batch: Batch = 8,
+    kind: EngineChoice = Kind.TORCH,
     dtype: Precision = Dtype.FLOAT32,
     loads: Annotated[str, typer.Option(help="Shares of the capacity.")] = "0.1,0.3,0.5,0.7,0.9",
     seconds: Seconds = 20.0,
-    compiled: Compiled = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Latencies over HTTP when requests come at random times, at shares of the capacity."""
@@ -142,8 +142,8 @@ def latency(
             load_backbone(backbone, weights),
             tasks=tasks,
             batch=batch,
+            kind=kind.value,
             dtype=dtype.value,
-            compile_stages=compiled,
             loads=[float(share) for share in loads.split(",")],
             seconds=seconds,
         )

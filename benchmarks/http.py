@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from adapters.backbone import StagedBackbone
-from adapters.proof import DtypeName
 from benchmarks import load
 from benchmarks.server import open_bench
+from service.engines.choice import DtypeChoice, EngineKind
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class HttpResult:
     """Medians over the rounds; `ratio` is the median of the rounds' ratios, HTTP over engine."""
 
     backbone: str
+    engine: str
     dtype: str
     cores: int
     http_workers: int
@@ -53,8 +54,8 @@ async def measure(
     *,
     tasks: int,
     batch: int,
-    dtype: DtypeName,
-    compile_stages: bool,
+    kind: EngineKind,
+    dtype: DtypeChoice,
     http_workers: int,
     rounds: int,
     seconds: float,
@@ -66,8 +67,8 @@ async def measure(
         backbone,
         tasks=tasks,
         batch=batch,
+        kind=kind,
         dtype=dtype,
-        compile_stages=compile_stages,
         http_workers=http_workers,
     )
     async with opened as bench:
@@ -83,7 +84,8 @@ async def measure(
             http.append(report.answered / left)
     return HttpResult(
         backbone=backbone.spec.name,
-        dtype=dtype,
+        engine=bench.engine.name,
+        dtype=bench.engine.dtype,
         cores=cores,
         http_workers=http_workers,
         tasks=tasks,
@@ -103,8 +105,8 @@ async def latencies(
     *,
     tasks: int,
     batch: int,
-    dtype: DtypeName,
-    compile_stages: bool,
+    kind: EngineKind,
+    dtype: DtypeChoice,
     loads: list[float],
     seconds: float,
 ) -> list[LatencyResult]:
@@ -113,8 +115,8 @@ async def latencies(
         backbone,
         tasks=tasks,
         batch=batch,
+        kind=kind,
         dtype=dtype,
-        compile_stages=compile_stages,
         http_workers=0,
     )
     async with opened as bench:

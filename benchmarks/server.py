@@ -21,7 +21,6 @@ from PIL import Image
 
 from adapters.backbone import StagedBackbone
 from adapters.manifest import AdapterRef, Preprocessing
-from adapters.proof import DtypeName
 from benchmarks import load
 from benchmarks.engine import budget, mixed_batch, random_adapter, random_images
 from service import logs
@@ -31,6 +30,7 @@ from service.batching.queue import BatchQueue
 from service.bootstrap import image_reader, open_policies, request_limits, running
 from service.cache.adapter_cache import Lease
 from service.engines.base import Slot
+from service.engines.choice import DtypeChoice, EngineKind, EngineOptions, open_engine
 from service.engines.torch_engine import TorchEngine
 from service.http.app import create_front_app
 from service.http.drain import Drain
@@ -45,7 +45,7 @@ from service.predict import Predictor
 from service.quotas import Quotas
 from service.rate_limits import RateCounters
 from service.serve import plan_of
-from service.settings import Settings
+from service.settings import Settings, default_cache
 from service.tracing import Tracer
 from service.types import TaskKey
 from service.workers import Workers, listen
@@ -133,19 +133,16 @@ async def open_bench(
     *,
     tasks: int,
     batch: int,
-    dtype: DtypeName,
-    compile_stages: bool,
+    kind: EngineKind,
+    dtype: DtypeChoice,
     http_workers: int,
     classes: int = 100,
 ) -> AsyncIterator[Bench]:
     """A server whose tasks are random adapters that are in its engine for good."""
     adapters = [random_adapter(backbone.spec, classes, seed) for seed in range(tasks)]
-    engine = TorchEngine(
-        backbone,
-        capacity_bytes=budget(adapters, dtype),
-        dtype=dtype,
-        compile_stages=compile_stages,
-    )
+    memory = budget(adapters)
+    options = EngineOptions(kind, dtype, "cpu", memory, batch, default_cache())
+    engine = open_engine(backbone, options)
     slots = [engine.load(adapter) for adapter in adapters]
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(TemporaryDirectory())

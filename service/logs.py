@@ -41,6 +41,10 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # What torch says goes the same way as everything else, not past it.
+    torch = logging.getLogger("torch")
+    torch.handlers.clear()
+    torch.propagate = True
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch.utils import cpp_extension
 
 from service.errors import EngineUnavailable
 
@@ -90,6 +89,9 @@ def build(compiler: str, library: Path) -> None:
         OSError: the folder cannot be written to.
     """
     library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Not before it is needed: its import looks for a CUDA toolkit, and remarks on what it finds.
+    from torch.utils import cpp_extension
+
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
