@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from service.http import admin, oip, oip_infer, ops, page, predictions, releases, tasks
 from service.http.middleware import BoundedRequests, RequestContext
+from service.http.openapi import describe, operation_id
 from service.http.problems import handle_errors
 from service.http.relay import Relay
 from service.http.services import Front, Services
@@ -18,6 +19,9 @@ def create_app(services: Services) -> FastAPI:
         summary="One frozen vision backbone in memory, a thousand tasks on it.",
         version=version("protuning"),
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.services = services
     for router in (
@@ -49,6 +53,7 @@ def create_front_app(front: Front, relay: Relay) -> FastAPI:
 
 def _guarded(app: FastAPI, front: Front) -> FastAPI:
     handle_errors(app)
+    describe(app)
     # The last one added is the outermost.
     app.add_middleware(BoundedRequests, limits=front.limits.body)
     app.add_middleware(RequestContext, metrics=front.metrics, tracer=front.tracer)

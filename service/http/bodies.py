@@ -28,8 +28,13 @@ OPENAPI_BODY = {
                 "schema": {
                     "type": "object",
                     "required": [FIELD],
+                    "additionalProperties": False,
                     "properties": {
-                        FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}
+                        FIELD: {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                        }
                     },
                 }
             },
@@ -39,7 +44,11 @@ OPENAPI_BODY = {
                     "required": [FIELD],
                     "additionalProperties": False,
                     "properties": {
-                        FIELD: {"type": "array", "items": {"type": "string", "format": "byte"}}
+                        FIELD: {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "byte"},
+                        }
                     },
                 }
             },

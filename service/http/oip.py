@@ -13,11 +13,11 @@ from service.cache.adapter_cache import AdapterState
 from service.errors import BackboneConflict, TaskNotFound
 from service.http import oip_schemas as wire
 from service.http.auth import Managing, Reading
-from service.http.errors import InvalidRequest
 from service.http.inference import unless_gone
 from service.http.json_body import read_small
 from service.http.oip_body import parse_json
 from service.http.oip_tensors import inputs_of
+from service.http.openapi import body_of, referred
 from service.http.schemas import LARGEST_VERSION
 from service.http.services import Given, Services, admitted
 
@@ -83,7 +83,10 @@ async def version_ready(
     return await _ready(services, tenant, task, version)
 
 
-@models.post("/repository/index")
+@models.post(
+    "/repository/index",
+    openapi_extra=body_of(required=False, json=referred(wire.RepositoryRequest)),
+)
 async def repository_index(
     request: Request, services: Given, tenant: Reading
 ) -> list[wire.RepositoryEntry]:
@@ -95,24 +98,30 @@ async def repository_index(
     return [entry for entry in entries if entry.state == "READY" or not wanted.ready]
 
 
-@models.post("/repository/models/{task}/load")
+@models.post(
+    "/repository/models/{task}/load",
+    openapi_extra=body_of(required=False, json=referred(wire.LoadRequest)),
+)
 async def load_model(
     request: Request, services: Given, tenant: Managing, task: TaskId
 ) -> wire.RepositoryEntry:
     """Have a task's active version in the engine, so that the next request waits for nothing."""
-    await _refuse_files(request)
+    await _require_plain(request)
     deadline = time.monotonic() + services.limits.max_timeout_ms / 1_000
     work = services.residency.warm(tenant, task, deadline=deadline)
     ref = await unless_gone(request, work)
     return _described(ref.task, ref.version, "device")
 
 
-@models.post("/repository/models/{task}/unload")
+@models.post(
+    "/repository/models/{task}/unload",
+    openapi_extra=body_of(required=False, json=referred(wire.LoadRequest)),
+)
 async def unload_model(
     request: Request, services: Given, tenant: Managing, task: TaskId
 ) -> wire.RepositoryEntry:
     """Free a task's place in the engine once its requests are answered. It stays registered."""
-    await _refuse_files(request)
+    await _require_plain(request)
     ref = await services.residency.unload(tenant, task)
     return _described(ref.task, ref.version, "disk")
 
@@ -185,9 +194,7 @@ def _described(task: str, version: int, state: AdapterState) -> wire.RepositoryE
             return entry("LOADING", step)
 
 
-async def _refuse_files(request: Request) -> None:
-    """Triton's requests can bring a model along; here models are registered."""
-    body = await read_small(request)
-    parameters = parse_json(body, wire.LoadRequest).parameters if body else {}
-    if {*parameters} - {"unload_dependents"}:
-        raise InvalidRequest("A task is registered with POST /tasks, not brought along here.")
+async def _require_plain(request: Request) -> None:
+    """Refuse Triton's requests that bring a model along: here models are registered."""
+    if body := await read_small(request):
+        parse_json(body, wire.LoadRequest)

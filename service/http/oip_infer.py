@@ -14,6 +14,7 @@ from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unl
 from service.http.oip import TAG, VersionNumber
 from service.http.oip_body import read_inference, respond
 from service.http.oip_tensors import to_binary, top_classes
+from service.http.openapi import BINARY, JSON, body_of, referred
 from service.http.parameters import CanaryKey
 from service.http.rate_headers import rate_headers
 from service.http.services import Given, Services, admitted
@@ -24,7 +25,22 @@ router = APIRouter(prefix="/v2", tags=[TAG], dependencies=[Depends(admitted)])
 OUTPUTS = (wire.RequestedOutput(name="probabilities"), wire.RequestedOutput(name="logits"))
 
 
-@router.post("/models/{task}/infer")
+_DESCRIBED = body_of(
+    json=referred(wire.InferRequest), octet_stream={"type": "string", "format": "binary"}
+) | {
+    "responses": {
+        200: {
+            "description": "The scores; binary where some were asked for so.",
+            "content": {
+                JSON: {"schema": referred(wire.InferResponse)},
+                BINARY: {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    }
+}
+
+
+@router.post("/models/{task}/infer", openapi_extra=_DESCRIBED, response_class=Response)
 async def infer(
     request: Request,
     services: Given,
@@ -36,7 +52,9 @@ async def infer(
     return await _infer(request, services, tenant, task, None, canary_key)
 
 
-@router.post("/models/{task}/versions/{version}/infer")
+@router.post(
+    "/models/{task}/versions/{version}/infer", openapi_extra=_DESCRIBED, response_class=Response
+)
 async def infer_version(
     request: Request, services: Given, tenant: Predicting, task: TaskId, version: VersionNumber
 ) -> Response:

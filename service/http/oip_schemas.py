@@ -146,10 +146,18 @@ class RepositoryRequest(Wire):
     ready: bool = False
 
 
-class LoadRequest(Wire):
-    """`parameters` may say `unload_dependents`, which no task has."""
+class LoadParameters(Wire):
+    """`unload_dependents`, which no task has; a model cannot be brought along: register it."""
 
-    parameters: dict[str, Any] = {}
+    model_config = ConfigDict(extra="forbid")
+
+    unload_dependents: bool = False
+
+
+class LoadRequest(Wire):
+    """Nothing has to be said."""
+
+    parameters: LoadParameters = LoadParameters()
 
 
 class RepositoryEntry(Wire):

@@ -1,6 +1,7 @@
 """What operators and their machines ask: is it alive, is it ready, what has it measured."""
 
 from fastapi import APIRouter, FastAPI, Response, status
+from fastapi.responses import PlainTextResponse
 
 from adapters.errors import StoreUnavailable
 from service.errors import ShuttingDown
@@ -36,7 +37,7 @@ async def ready(services: Given) -> Readiness:
     )
 
 
-@guarded.get("/metrics", response_class=Response)
+@guarded.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: Given, _admin: Administering) -> Response:
     """The metrics in Prometheus' text form. They name tasks of all tenants."""
     return _scrape(services)

@@ -30,7 +30,14 @@ TimeoutMs = Annotated[
     int | None,
     Query(ge=1, description="How long the client waits, from the end of its body on."),
 ]
-Tasks = Annotated[str, Query(description="Task ids with commas between them.")]
+_ID = r"[a-z0-9][a-z0-9._-]{0,63}"
+Tasks = Annotated[
+    str,
+    Query(
+        description="Task ids with commas between them, each once.",
+        json_schema_extra={"pattern": f"^{_ID}(,{_ID}){{0,{MAX_TASKS - 1}}}$"},
+    ),
+]
 
 _TASK_IDS: TypeAdapter[tuple[TaskId, ...]] = TypeAdapter(tuple[TaskId, ...])
 

@@ -243,4 +243,13 @@ async def _answer_framework(request: Request, error: Exception) -> JSONResponse:
     problem = Problem(error.status_code, phrase.lower().replace(" ", "-"), f"{phrase}.", detail)
     response = problem.response(request.scope)
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = _allowed(request, response.headers.get("Allow", ""))
     return response
+
+
+def _allowed(request: Request, by_one_route: str) -> str:
+    """All methods of an address, which several routes may share."""
+    path = getattr(request.scope.get("route"), "path", "")
+    described = request.app.openapi()["paths"].get(path, {})
+    return ", ".join(sorted(method.upper() for method in described)) or by_one_route

@@ -117,10 +117,14 @@ class Activation(Wire):
 class NewKey(BaseModel):
     """What a key is to be; `expires_at` is in seconds since the epoch, None for never."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     tenant: TenantId = DEFAULT_TENANT
-    scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({"predict"})
+    scopes: Annotated[
+        frozenset[Scope],
+        # One that is named twice is meant once.
+        Field(min_length=1, json_schema_extra={"uniqueItems": False}),
+    ] = frozenset({"predict"})
     name: KeyName = ""
     expires_at: float | None = None
 
@@ -160,7 +164,7 @@ def _told_of(key: tenants.Key) -> dict[str, Any]:
 class TenantOverrides(TenantLimits):
     """What is to hold for a tenant instead of the server's defaults; null is no limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Tenant(Wire):

@@ -16,6 +16,7 @@ from service.http.auth import Managing, Reading
 from service.http.bodies import MULTIPART
 from service.http.errors import InvalidRequest, UnsupportedContentType
 from service.http.multipart import Part, read_parts
+from service.http.openapi import BINARY
 from service.http.paging import CURSOR, DEFAULT_LIMIT, Limit
 from service.http.parameters import Expected, VersionNumber
 from service.http.services import Given, Services, admitted
@@ -44,8 +45,9 @@ _BODY = {
                 "schema": {
                     "type": "object",
                     "required": list(_FIELDS),
+                    "additionalProperties": False,
                     "properties": {
-                        TASK_FIELD: {"type": "string"},
+                        TASK_FIELD: TypeAdapter(TaskId).json_schema(),
                         CHECKPOINT_FIELD: {"type": "string", "format": "binary"},
                         ACTIVATE_FIELD: {"type": "boolean", "default": True},
                     },
@@ -126,7 +128,11 @@ async def list_versions(
     )
 
 
-@router.get("/tasks/{task}/versions/{version}/checkpoint", response_class=Response)
+@router.get(
+    "/tasks/{task}/versions/{version}/checkpoint",
+    response_class=Response,
+    responses={200: {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def download(
     services: Given, tenant: Managing, task: TaskId, version: VersionNumber
 ) -> Response:
@@ -135,7 +141,7 @@ async def download(
     data = await services.manager.checkpoint(key, version)
     name = f"{task}-{version}.safetensors"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    return Response(data, media_type=BINARY, headers=headers)
 
 
 async def _read_form(request: Request) -> dict[str, bytes]:

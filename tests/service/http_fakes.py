@@ -216,7 +216,8 @@ class FakeManager:
     async def rollback(self, key, *, expected=None):
         """One back."""
         self._require(key)
-        assert expected in {None, self.active[key]}
+        if expected not in {None, self.active[key]}:
+            raise PointerMoved(f"Version {self.active[key]} is active. Look again.")
         if self.active[key] == 1:
             raise NothingToRollBackTo(f"No other version of {key.task} was active. Register one.")
         self.active[key] -= 1

@@ -234,7 +234,7 @@ async def test_errors_reach_the_client_in_words(server):
             "flowers", [tensor], request_compression_algorithm="gzip"
         ),
         "sequence_id": lambda client: client.infer("flowers", [tensor], sequence_id=1),
-        "registered": lambda client: client.load_model("flowers", config="{}"),
+        "config: Extra inputs": lambda client: client.load_model("flowers", config="{}"),
     }
     for says, call in calls.items():
         with pytest.raises(InferenceServerException) as caught:
