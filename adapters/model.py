@@ -1,5 +1,8 @@
 """ONE task end to end: the model that training optimises and every engine is compared with."""
 
+from collections import defaultdict
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +10,7 @@ from adapters.backbone import StagedBackbone
 from adapters.head import make_head
 from adapters.manifest import Architecture, HeadSpec, PromptSpec
 from adapters.preprocess import normalize
-from adapters.prompt import FoldedPrompt, PromptBlock, check_spec
+from adapters.prompt import FoldedPrompt, PromptBlock, check_spec, fold_block
 
 
 class Adapter(nn.Module):
@@ -39,14 +42,28 @@ class Adapter(nn.Module):
 
     def fold(self) -> dict[str, tuple[FoldedPrompt, ...]]:
         """The prompt blocks of every site in their inference form."""
-        return {
-            placement.site: tuple(block.fold() for block in self.blocks(placement.site))
-            for placement in self.prompt_spec.placements
-        }
+        return fold_prompts(self.state_dict(), self.prompt_spec)
 
     def blocks(self, site: str) -> list[PromptBlock]:
         """The prompt blocks at `site`, in the order of the forward pass; none: an empty list."""
         return [*self.prompts[site]] if site in self.prompts else []  # type: ignore[misc]
+
+
+def fold_prompts(
+    state: Mapping[str, Tensor], spec: PromptSpec
+) -> dict[str, tuple[FoldedPrompt, ...]]:
+    """The same from an adapter's state: making the modules first takes ten times as long."""
+    blocks: dict[tuple[str, int], dict[str, Tensor]] = defaultdict(dict)
+    for name, values in state.items():
+        if name.startswith("prompts."):
+            _, site, number, rest = name.split(".", 3)
+            blocks[site, int(number)][rest] = values
+    return {
+        placement.site: tuple(
+            fold_block(blocks[placement.site, number], spec) for number in range(placement.blocks)
+        )
+        for placement in spec.placements
+    }
 
 
 class AdapterModel(nn.Module):

@@ -4,7 +4,7 @@ Section 3.1 of the paper gives three convolutions and an SE module; docs/decisio
 their configuration was found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
+NORM_EPS = 1e-5
 _TRANSFORMERS = ("vit", "swin")
 
 
@@ -155,12 +156,12 @@ class PromptBlock(nn.Module):
         self.spec = spec
         k = spec.kernel_size
         self.conv1 = nn.Conv2d(channels, channels, 1, groups=spec.groups)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = nn.BatchNorm2d(channels, eps=NORM_EPS)
         self.conv2 = nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = nn.BatchNorm2d(channels, eps=NORM_EPS)
         self.se = SqueezeExcite(channels, spec)
         self.conv3 = nn.Conv2d(channels, channels, 1, groups=spec.groups)
-        self.bn3 = nn.BatchNorm2d(channels)
+        self.bn3 = nn.BatchNorm2d(channels, eps=NORM_EPS)
         self._activation = ACTIVATIONS[spec.activation]
         self.beta: Tensor | float = (
             nn.Parameter(torch.tensor(1.0)) if spec.beta is None else spec.beta
@@ -181,37 +182,44 @@ class PromptBlock(nn.Module):
         with torch.autocast(map_BCHW.device.type, enabled=not map_BCHW.is_cpu):
             return self.conv2(map_BCHW.to(self.conv2.weight.dtype) if map_BCHW.is_cpu else map_BCHW)
 
-    @torch.no_grad()
     def fold(self) -> "FoldedPrompt":
-        """The same function in eval mode, with BatchNorms and beta inside the convolutions.
-
-        Folded in float64 and rounded once; equal to the block within 1e-5 * max(1, max|y|).
-        """
-        conv1_weight, conv1_bias = _fold_norm(self.conv1, self.bn1)
-        conv2_weight, conv2_bias = _fold_norm(self.conv2, self.bn2)
-        conv3_weight, conv3_bias = _fold_norm(self.conv3, self.bn3)
-        beta = torch.as_tensor(self.beta).detach().double()
-        return FoldedPrompt(
-            conv1_weight.float(),
-            conv1_bias.float(),
-            conv2_weight.float(),
-            conv2_bias.float(),
-            self.se.reduce.weight.detach().clone(),
-            self.se.reduce.bias.detach().clone(),
-            self.se.expand.weight.detach().clone(),
-            self.se.expand.bias.detach().clone(),
-            (beta * conv3_weight).float(),
-            (beta * conv3_bias).float(),
-        )
+        """The same function in eval mode; see `fold_block`."""
+        return fold_block(self.state_dict(), self.spec)
 
 
-def _fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def fold_block(state: Mapping[str, Tensor], spec: PromptSpec) -> "FoldedPrompt":
+    """A block in eval mode from its state, with BatchNorms and beta inside the convolutions.
+
+    Folded in float64 and rounded once; equal to the block within 1e-5 * max(1, max|y|).
+    """
+    conv1_weight, conv1_bias = _fold_norm(state, "conv1", "bn1")
+    conv2_weight, conv2_bias = _fold_norm(state, "conv2", "bn2")
+    conv3_weight, conv3_bias = _fold_norm(state, "conv3", "bn3")
+    beta = state["beta"].double() if spec.beta is None else spec.beta
+    return FoldedPrompt(
+        conv1_weight.float(),
+        conv1_bias.float(),
+        conv2_weight.float(),
+        conv2_bias.float(),
+        state["se.reduce.weight"].clone(),
+        state["se.reduce.bias"].clone(),
+        state["se.expand.weight"].clone(),
+        state["se.expand.bias"].clone(),
+        (beta * conv3_weight).float(),
+        (beta * conv3_bias).float(),
+    )
+
+
+def _fold_norm(state: Mapping[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor]:
     """Weight and bias in float64 of the convolution that equals `conv` and then `norm`."""
-    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018
-    assert conv.bias is not None  # noqa: S101  our blocks track statistics and have biases
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    weight = conv.weight.double() * scale[:, None, None, None]
-    bias = (conv.bias.double() - norm.running_mean.double()) * scale + norm.bias.double()
+    mean, variance, gain, shift = (
+        state[f"{norm}.{name}"].double()
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    scale = gain / torch.sqrt(variance + NORM_EPS)
+    weight = state[f"{conv}.weight"].double() * scale[:, None, None, None]
+    bias = (state[f"{conv}.bias"].double() - mean) * scale + shift
     return weight, bias
 
 

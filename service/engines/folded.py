@@ -1,6 +1,8 @@
 """An adapter in the form that engines load: its prompts in one buffer, and how that is laid out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from adapters.checkpoint import Checkpoint
 from adapters.manifest import Architecture, PromptSpec
-from adapters.model import Adapter
+from adapters.model import Adapter, fold_prompts
 from adapters.prompt import FoldedPrompt, PromptBlock, check_spec
 from adapters.proof import DtypeName
 
@@ -118,19 +120,32 @@ class FoldedAdapter:
 
 def fold_adapter(checkpoint: Checkpoint) -> FoldedAdapter:
     """The adapter of a checkpoint, folded; this is done once per load."""
-    return fold(checkpoint.adapter(), checkpoint.manifest.backbone, key=checkpoint.digest)
+    manifest = checkpoint.manifest
+    return _fold(checkpoint.state, manifest.prompt, manifest.backbone, checkpoint.digest)
 
 
 def fold(adapter: Adapter, architecture: Architecture, *, key: str) -> FoldedAdapter:
+    """An adapter, folded."""
+    return _fold(adapter.state_dict(), adapter.prompt_spec, architecture, key)
+
+
+def _fold(
+    state: Mapping[str, Tensor], spec: PromptSpec, architecture: Architecture, key: str
+) -> FoldedAdapter:
     """Put BatchNorms and betas into the convolutions, and these into one buffer."""
     # Adapters that differ in beta alone run together once it is folded.
-    spec = adapter.prompt_spec.model_copy(update={"beta": None})
-    layout = PromptLayout(spec, architecture)
+    folded_spec = spec.model_copy(update={"beta": None})
+    layout = _layout(folded_spec, architecture)
     prompts = torch.zeros(layout.size)
-    for site, blocks in adapter.fold().items():
+    for site, blocks in fold_prompts(state, spec).items():
         for place, block in zip(layout.blocks[site], blocks, strict=True):
             views = place.views(prompts[place.start : place.stop])
             for view, values in zip(views, block, strict=True):
                 view.copy_(values)
-    weight, bias = adapter.head.weight.detach(), adapter.head.bias.detach()
-    return FoldedAdapter(key, spec, prompts, weight, bias)
+    return FoldedAdapter(key, folded_spec, prompts, state["head.weight"], state["head.bias"])
+
+
+@lru_cache(maxsize=64)
+def _layout(spec: PromptSpec, architecture: Architecture) -> PromptLayout:
+    """To lay a buffer out takes longer than to fill it."""
+    return PromptLayout(spec, architecture)
