@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import adapters.cli
+import adapters.store.cli
 import benchmarks.cli
 import service.cli
 import training.cli
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(adapters.cli.app)
+app.add_typer(adapters.store.cli.app)
 app.add_typer(training.cli.app)
 app.add_typer(service.cli.app)
 app.add_typer(benchmarks.cli.app)

@@ -90,6 +90,20 @@ class Verdict(Frozen):
     at: float
 
 
+class TaskDump(Frozen):
+    """All that an index knows of one task, to be put into another index.
+
+    A deleted task has no `created_at`, no versions and no history; its counter stays. `history`
+    has by fingerprint the activations that `rollback` walks back, the active version last.
+    """
+
+    key: TaskKey
+    created_at: float | None
+    last_version: Annotated[int, Field(ge=0)]
+    versions: tuple[Version, ...]
+    history: dict[Sha256, tuple[VersionNumber, ...]]
+
+
 class Index(Protocol):
     """Tasks, versions and active pointers, shared by any number of servers.
 
@@ -240,6 +254,15 @@ class Index(Protocol):
 
     async def forget_verdicts(self, digest: str) -> None:
         """Drop the verdicts about a blob that is gone."""
+
+    async def verdicts(self, digest: str) -> dict[Replay, Verdict]:
+        """All verdicts about a blob."""
+
+    async def dump(self, after: TaskKey | None, *, limit: int) -> list[TaskDump]:
+        """Tasks of all tenants, deleted ones too, in an order of their own, behind `after`."""
+
+    async def restore(self, task: TaskDump, *, now: float) -> None:
+        """Make a task what a dump says, whatever it was; servers hear of it as of one change."""
 
     async def close(self) -> None:
         """Let the current operations end, then free all resources."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.manifest import AdapterRef
-from adapters.store.index import ChangeEvent, Replay, Task, TaskKey, Verdict, Version
+from adapters.store.index import ChangeEvent, Replay, Task, TaskDump, TaskKey, Verdict, Version
 
 _ACTIVE = "active:"
 
@@ -29,6 +29,32 @@ def version_record(flat: list[str]) -> Version:
         metadata=json.loads(fields["metadata"]),
         created_at=float(fields["created_at"]),
         renewed_at=float(fields["renewed_at"]),
+    )
+
+
+def version_fields(version: Version) -> list[str]:
+    """A version as such a hash."""
+    fields = {
+        "tenant": version.key.tenant,
+        "task": version.key.task,
+        **version.model_dump(exclude={"key", "metadata"}),
+        "metadata": json.dumps(version.metadata),
+    }
+    return [str(part) for field in fields.items() for part in field]
+
+
+def task_dump(
+    tenant: str, task: str, flat: list[str], versions: list[list[str]], histories: list[Any]
+) -> TaskDump:
+    """What `dump.lua` returns for one task."""
+    fields = pairs(flat)
+    created_at = fields.get("created_at")
+    return TaskDump(
+        key=TaskKey(tenant=tenant, task=task),
+        created_at=None if created_at is None else float(created_at),
+        last_version=int(fields["last_version"]),
+        versions=tuple(map(version_record, versions)),
+        history={fingerprint: tuple(map(int, numbers)) for fingerprint, numbers in histories},
     )
 
 
@@ -86,6 +112,11 @@ def change_event(entry: tuple[str, dict[str, str]]) -> ChangeEvent:
 def verdict_field(replay: Replay) -> str:
     """The field of a digest's verdicts for one set of circumstances."""
     return replay.model_dump_json(exclude={"digest"})
+
+
+def replay_record(digest: str, field: str) -> Replay:
+    """The circumstances that such a field stands for."""
+    return Replay(digest=digest, **json.loads(field))
 
 
 def verdict_record(text: str) -> Verdict:

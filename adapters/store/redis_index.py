@@ -15,6 +15,7 @@ from adapters.store.index import (
     ProofState,
     Replay,
     Task,
+    TaskDump,
     TaskKey,
     Usage,
     Verdict,
@@ -212,6 +213,36 @@ class RedisIndex:
     async def forget_verdicts(self, digest: str) -> None:
         """See `Index`."""
         await self._command("DEL", key_of("verdicts", digest))
+
+    async def verdicts(self, digest: str) -> dict[Replay, Verdict]:
+        """See `Index`."""
+        found = await self._command("HGETALL", key_of("verdicts", digest))
+        return {
+            fields.replay_record(digest, field): fields.verdict_record(text)
+            for field, text in found.items()
+        }
+
+    async def dump(self, after: TaskKey | None, *, limit: int) -> list[TaskDump]:
+        """See `Index`."""
+        name = "" if after is None else f"{after.tenant}:{after.task}"
+        return [fields.task_dump(*task) for task in await self._script("dump", name, limit)]
+
+    async def restore(self, task: TaskDump, *, now: float) -> None:
+        """See `Index`."""
+        await self._about_task(
+            "restore",
+            task.key,
+            created_at=task.created_at,
+            last_version=task.last_version,
+            versions=json.dumps([fields.version_fields(version) for version in task.versions]),
+            histories=json.dumps(
+                {
+                    name: [str(number) for number in numbers]
+                    for name, numbers in task.history.items()
+                }
+            ),
+            now=now,
+        )
 
     async def close(self) -> None:
         """See `Index`."""

@@ -14,11 +14,13 @@ from adapters.store.index import (
     ProofState,
     Replay,
     Task,
+    TaskDump,
     TaskKey,
     Usage,
     Verdict,
     Version,
 )
+from adapters.store.sqlite_dumps import dump, restore
 from adapters.store.sqlite_schema import connect, create_index
 from adapters.store.sqlite_worker import P, Statement, T, Worker, sqlite_errors
 
@@ -147,6 +149,18 @@ class SqliteIndex:
     async def forget_verdicts(self, digest: str) -> None:
         """See `Index`."""
         await self._write(writes.forget_verdicts, digest)
+
+    async def verdicts(self, digest: str) -> dict[Replay, Verdict]:
+        """See `Index`."""
+        return await self._read(reads.verdicts, digest)
+
+    async def dump(self, after: TaskKey | None, *, limit: int) -> list[TaskDump]:
+        """See `Index`."""
+        return await self._read(dump, after, limit)
+
+    async def restore(self, task: TaskDump, *, now: float) -> None:
+        """See `Index`."""
+        await self._write(restore, task, now)
 
     async def close(self) -> None:
         """See `Index`."""

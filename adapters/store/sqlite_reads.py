@@ -131,6 +131,17 @@ def get_verdict(db: Connection, replay: Replay) -> Verdict | None:
     return row and Verdict(passed=bool(row["passed"]), detail=row["detail"], at=row["at"])
 
 
+def verdicts(db: Connection, digest: str) -> dict[Replay, Verdict]:
+    """See `Index.verdicts`."""
+    found = db.execute("SELECT * FROM verdicts WHERE digest = ?", (digest,)).fetchall()
+    return {
+        Replay(**{name: row[name] for name in Replay.model_fields}): Verdict(
+            passed=bool(row["passed"]), detail=row["detail"], at=row["at"]
+        )
+        for row in found
+    }
+
+
 def rows(db: Connection, statement: str, key: TaskKey, **values: object) -> list[Row]:
     """Run a statement about one task; `:tenant` and `:task` stand for its key."""
     return db.execute(statement, {"tenant": key.tenant, "task": key.task, **values}).fetchall()

@@ -54,7 +54,7 @@ def register(
         version=_next_number(db, key, now),
         metadata=json.dumps(metadata),
     )
-    _record(db, "registered", key, added["version"], now)
+    record(db, "registered", key, added["version"], now)
     return version_record(added)
 
 
@@ -69,7 +69,7 @@ def set_state(db: Connection, key: TaskKey, version: int, state: ProofState, now
             version=version,
             state=state,
         )
-        _record(db, state, key, version, now)
+        record(db, state, key, version, now)
 
 
 def activate(db: Connection, key: TaskKey, version: int, expected: int | None, now: float) -> None:
@@ -82,7 +82,7 @@ def activate(db: Connection, key: TaskKey, version: int, expected: int | None, n
         return
     _expect(key, active, expected)
     _push(db, key, wanted.fingerprint, version)
-    _record(db, "activated", key, version, now)
+    record(db, "activated", key, version, now)
 
 
 def rollback(
@@ -112,7 +112,7 @@ def rollback(
         **pointer,
         position=position,
     )
-    _record(db, "activated", key, version, now)
+    record(db, "activated", key, version, now)
     return get_version(db, key, version).ref
 
 
@@ -133,7 +133,7 @@ def retire(db: Connection, key: TaskKey, version: int, now: float) -> None:
         key,
         version=version,
     )
-    _record(db, "retired", key, version, now)
+    record(db, "retired", key, version, now)
 
 
 def delete_task(db: Connection, key: TaskKey, now: float) -> None:
@@ -142,7 +142,7 @@ def delete_task(db: Connection, key: TaskKey, now: float) -> None:
     rows(db, "DELETE FROM activations WHERE (tenant, task) = (:tenant, :task)", key)
     rows(db, "DELETE FROM versions WHERE (tenant, task) = (:tenant, :task)", key)
     rows(db, "UPDATE tasks SET deleted = 1 WHERE (tenant, task) = (:tenant, :task)", key)
-    _record(db, "deleted", key, None, now)
+    record(db, "deleted", key, None, now)
 
 
 def put_verdict(db: Connection, replay: Replay, verdict: Verdict) -> None:
@@ -211,9 +211,8 @@ def _push(db: Connection, key: TaskKey, fingerprint: str, version: int) -> None:
     )
 
 
-def _record(
-    db: Connection, kind: ChangeKind, key: TaskKey, version: int | None, now: float
-) -> None:
+def record(db: Connection, kind: ChangeKind, key: TaskKey, version: int | None, now: float) -> None:
+    """Number an event; the oldest ones go."""
     event = rows(
         db,
         """INSERT INTO changes (kind, tenant, task, version, at)

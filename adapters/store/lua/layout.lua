@@ -13,6 +13,7 @@ local function of_task(tenant, task)
   return {
     tenant = tenant,
     task = task,
+    name = name,
     fields = key('task', name),
     numbers = key('versions', name),
     digests = key('digests', name),
@@ -44,6 +45,23 @@ local function point_to(this, fingerprint, number)
   return pointer
 end
 
+-- Add a version from its fields: names and values in turn.
+local function add_version(this, flat)
+  local fields = {}
+  for at = 1, #flat, 2 do
+    fields[flat[at]] = flat[at + 1]
+  end
+  local number = fields.version
+  redis.call('HSET', this.version(number), unpack(flat))
+  redis.call('ZADD', this.numbers, number, number)
+  redis.call('HSET', this.digests, fields.digest, number)
+  redis.call('HINCRBY', key('references'), fields.digest, 1)
+  redis.call('HINCRBY', key('stored'), this.tenant, fields.size)
+  if fields.state == 'pending' then
+    redis.call('ZADD', key('pending', fields.fingerprint), fields.created_at, this.pending(number))
+  end
+end
+
 local function forget_version(this, number)
   local record = this.version(number)
   local digest, fingerprint, size =
@@ -58,6 +76,21 @@ local function forget_version(this, number)
   if redis.call('HINCRBY', key('references'), digest, -1) == 0 then
     redis.call('HDEL', key('references'), digest)
   end
+end
+
+-- Forget all of a task but its counter, so that a number never comes back.
+local function clear(this)
+  for _, number in ipairs(redis.call('ZRANGE', this.numbers, 0, -1)) do
+    local fingerprint = redis.call('HGET', this.version(number), 'fingerprint')
+    redis.call('DEL', this.history(fingerprint))
+    forget_version(this, number)
+  end
+  local last = redis.call('HGET', this.fields, 'last_version')
+  redis.call('DEL', this.fields)
+  if last then
+    redis.call('HSET', this.fields, 'last_version', last)
+  end
+  redis.call('ZREM', key('tasks', this.tenant), this.task)
 end
 
 -- Number an event and tell everybody who waits for one.
