@@ -3,7 +3,9 @@
 import asyncio
 import dataclasses
 import json
+import tempfile
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -156,3 +158,70 @@ def latency(
             f"offered {each.offered:6.1f}/s  answered {each.answered:6.1f}/s  refused "
             f"{each.refused}  p50 {each.p50_ms:7.1f} ms  p99 {each.p99_ms:7.1f} ms"
         )
+
+
+@app.command(epilog="Example: protuning bench tiers --backbone vit_tiny_patch16_224 --json")
+def tiers(
+    backbone: Backbone = "vit_tiny_patch16_224",
+    weights: Weights = "random",
+    tasks: Annotated[str, typer.Option(help="Numbers of tasks.")] = "1,16,256,1024,4096",
+    batch: Batch = 16,
+    dtype: Precision = Dtype.FLOAT32,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    classes: Annotated[int, typer.Option(min=1, help="Classes of each head.")] = 100,
+    seconds: Seconds = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 3,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the store is made: it takes 1 MB a task and more.")
+    ] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Compare one task with thousands: in the engine, and loaded when they are wanted."""
+    from adapters.backbone import load_backbone
+    from benchmarks.tiers import Plan, measure
+
+    plan = Plan(tuple(int(number) for number in tasks.split(",")), batch, classes, seconds, rounds)
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        result = asyncio.run(
+            measure(
+                load_backbone(backbone, weights),
+                Path(place),
+                plan,
+                weights=weights,
+                dtype=dtype.value,
+                device=device,
+            )
+        )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    typer.echo(
+        f"{result.backbone}, {result.dtype} on {result.device}: one task "
+        f"{result.one_task_images_per_s:.1f} images/s; {result.bytes_per_task_ratio:.3f} of its "
+        "parameters' bytes a task"
+    )
+    for row in result.rows:
+        typer.echo(
+            f"{row.tasks:>6} tasks, {row.resident:>6} resident, {row.traffic}: {row.ratio:.3f}, "
+            f"hits {row.hit_rate:.3f}, p50 {row.p50_ms:.1f} ms, p99 {row.p99_ms:.1f} ms"
+        )
+    typer.echo(f"cold: {result.cold}")
+    typer.echo(f"storm: {result.storm}")
+
+
+@app.command(epilog="Example: protuning bench index redis://localhost:6379/9 --json")
+def index(
+    url: Annotated[str, typer.Argument(help="Of an empty index, which it fills.")],
+    tasks: Annotated[int, typer.Option(min=1, help="Registered tasks.")] = 100_000,
+    times: Annotated[int, typer.Option(min=1, help="How often each operation is timed.")] = 1_000,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Time the operations of an index that has many tasks."""
+    from benchmarks.index import measure
+
+    results = asyncio.run(measure(url, tasks=tasks, times=times))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(result) for result in results]))
+        return
+    for result in results:
+        typer.echo(f"{result.name}: p50 {result.p50_ms:.2f} ms, p99 {result.p99_ms:.2f} ms")

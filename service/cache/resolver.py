@@ -114,17 +114,17 @@ class Resolver:
         changes = self._changes
         ref = await self._read(key, version)
         # A change during the read may be newer than what was read.
-        if changes == self._changes:
-            self._keep(key, version, ref)
+        self._keep(key, version, ref, is_sure=changes == self._changes)
         return ref
 
-    def _keep(self, key: TaskKey, version: int | None, ref: AdapterRef) -> None:
+    def _keep(self, key: TaskKey, version: int | None, ref: AdapterRef, *, is_sure: bool) -> None:
+        generation = self._generation if is_sure else _DOUBTED
         known = self._known.get(key)
-        if known is not None and known.generation != self._generation:
+        if known is not None and known.generation != generation:
             self._known.remove(key)
             known = None
         if known is None:
-            known = _Known(self._generation)
+            known = _Known(generation)
             self._known.put(key, known, 1)
         known.versions[version] = ref
 

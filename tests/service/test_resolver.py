@@ -170,6 +170,21 @@ async def test_an_outage_is_felt_by_one_request_in_a_while(index):
     assert (await resolver.resolve("default", "flowers")).version == 2
 
 
+async def test_what_was_read_during_a_change_is_known_in_an_outage(index, resolver):
+    """It is asked about again, but if the index goes away meanwhile, it is better than nothing."""
+    version = await activate(index, 1)
+    reading = asyncio.create_task(resolver.resolve("default", "flowers"))
+    await asyncio.sleep(0)
+    resolver.doubt(TaskKey(task="birds"))
+    await reading
+    reads = index.reads
+    assert await resolver.resolve("default", "flowers") == version.ref
+    assert index.reads == reads + 1
+    resolver.doubt_all()
+    index.resolve = unreachable
+    assert await resolver.resolve("default", "flowers") == version.ref
+
+
 async def test_what_was_made_active_here_is_known_in_an_outage(index, resolver):
     """A switch that was acknowledged is served, although the index went away right after it."""
     version = await activate(index, 1)

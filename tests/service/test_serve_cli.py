@@ -2,13 +2,6 @@
 
 import asyncio
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
-from pathlib import Path
 
 import httpx
 import pytest
@@ -22,58 +15,11 @@ from service.bootstrap import open_services
 from service.cli import app
 from service.settings import Settings
 from tests import makers
+from tests.server_processes import ServerProcess
 
 BACKBONE = "test_resnet"
 PICTURES = [makers.encode(makers.picture(90, 120, seed), "JPEG") for seed in range(3)]
 MEBIBYTE = 2**20
-
-
-class _Server:
-    """`protuning serve` with its own index and store below a directory."""
-
-    def __init__(self, directory: Path, weights: Path) -> None:
-        settings = {
-            "backbone": BACKBONE,
-            "weights": weights,
-            "device": "cpu",
-            "index": f"sqlite:///{directory}/index.db",
-            "store": directory / "store",
-            "port": 0,
-            "batch_images": 8,
-            "adapter_memory_bytes": 64 * MEBIBYTE,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from service.cli import app; app()", "serve"],
-            env=os.environ
-            | {f"PROTUNING_{name.upper()}": str(value) for name, value in settings.items()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[str] = []
-        self._has_address = threading.Event()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        assert self._has_address.wait(120), self.log
-        self.address = json.loads(self.log[-1])["address"]
-
-    def _read(self) -> None:
-        for line in self.process.stderr:
-            self.log.append(line)
-            if '"serving"' in line:
-                self._has_address.set()
-
-    def stop(self) -> int:
-        """Ask it to stop; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
-        self._reader.join(20)
-        self.process.stderr.close()
-        return code
-
-    def peak_memory(self) -> int:
-        """The most bytes that it has held so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +33,9 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, weights):
     """A server that must end with exit code 0 when it is asked to."""
-    server = _Server(tmp_path_factory.mktemp("server"), weights)
+    directory = tmp_path_factory.mktemp("server")
+    index, store = f"sqlite:///{directory}/index.db", directory / "store"
+    server = ServerProcess(backbone=BACKBONE, weights=weights, index=index, store=store)
     try:
         yield server
     finally:
