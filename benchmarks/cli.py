@@ -166,7 +166,7 @@ def tiers(
     weights: Weights = "random",
     tasks: Annotated[str, typer.Option(help="Numbers of tasks.")] = "1,16,256,1024,4096",
     batch: Batch = 16,
-    dtype: Precision = Dtype.FLOAT32,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in it.")] = False,  # noqa: FBT002
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     classes: Annotated[int, typer.Option(min=1, help="Classes of each head.")] = 100,
     seconds: Seconds = 10.0,
@@ -188,7 +188,7 @@ def tiers(
                 Path(place),
                 plan,
                 weights=weights,
-                dtype=dtype.value,
+                dtype="bfloat16" if bfloat16 else "float32",
                 device=device,
             )
         )
