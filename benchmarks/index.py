@@ -15,7 +15,7 @@ from benchmarks.many_tasks import task_name
 
 FINGERPRINT = "f" * 64
 PAGE = 100
-AT_ONCE = 64
+AT_ONCE = 16
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from adapters.store.redis_url import ANSWER_SECONDS
 LAYOUT_VERSION = 1
 DIGESTS_PER_READ = 1_000
 # A blocking read has to end before the connection takes the silence for a failure.
-LONGEST_WAIT = ANSWER_SECONDS / 2
+LONGEST_WAIT = ANSWER_SECONDS / 5
 
 Argument = str | float | None
 
