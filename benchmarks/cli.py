@@ -26,6 +26,7 @@ class Kind(StrEnum):
 
     TORCH = "torch"
     COMPILED = "compiled"
+    ONNX = "onnx"
     AUTO = "auto"
 
 
@@ -34,7 +35,7 @@ Weights = Annotated[str, typer.Option(help="PATH, hub or random.")]
 Tasks = Annotated[int, typer.Option(min=1, help="Tasks that take turns.")]
 Batch = Annotated[int, typer.Option(min=1, help="Most images in a batch.")]
 EngineChoice = Annotated[
-    Kind, typer.Option("--engine", help="Which engine: torch, compiled or auto.")
+    Kind, typer.Option("--engine", help="Which engine: torch, compiled, onnx or auto.")
 ]
 Precision = Annotated[Dtype, typer.Option(help="What the engine computes in.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Length of each run.")]

@@ -40,10 +40,10 @@ class Settings(BaseSettings):
 
     backbone: str = Field(default="resnet50", description="The timm model that is served.")
     weights: str = Field(default="hub", description="A safetensors file, hub, or random.")
-    engine: Literal["auto", "torch", "compiled"] = Field(
+    engine: Literal["auto", "torch", "compiled", "onnx"] = Field(
         default="torch",
         description="torch starts at once; compiled is faster, and takes a minute or two to start "
-        "for the first time; auto takes the fastest that this machine runs.",
+        "for the first time; onnx is ONNX Runtime; auto takes the fastest that this machine runs.",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(

@@ -18,6 +18,7 @@ from adapters.model import Adapter, AdapterModel
 from adapters.preprocess import normalize
 from adapters.prompt import prompt_spec
 from service.engines.compiled_engine import CompiledEngine
+from service.engines.onnx_engine import OnnxEngine
 from service.engines.torch_engine import TorchEngine
 
 # Built once for an environment, not once for each run of the tests.
@@ -38,7 +39,9 @@ SMALL_BACKBONES = {
 
 
 def engine(kind: str, name: str, **options: Any) -> TorchEngine:
-    """An engine of a kind, "torch" or "compiled", on a small backbone."""
+    """An engine of a kind, "torch", "compiled" or "onnx", on a small backbone."""
+    if kind == "onnx":
+        return OnnxEngine(backbone(name), cache=KERNELS, **options)
     if kind == "compiled":
         return CompiledEngine(backbone(name), cache=KERNELS, **options)
     return TorchEngine(backbone(name), **options)

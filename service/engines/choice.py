@@ -16,7 +16,7 @@ from service.engines.compiled_engine import CompiledEngine
 from service.engines.torch_engine import TorchEngine
 from service.errors import EngineUnavailable
 
-EngineKind = Literal["auto", "torch", "compiled"]
+EngineKind = Literal["auto", "torch", "compiled", "onnx"]
 DtypeChoice = Literal["auto", DtypeName]
 
 # Root mean square of what bfloat16 changes in the features, over that of the features. Backbones
@@ -33,8 +33,8 @@ class EngineOptions:
     """What an engine is asked to be.
 
     Args:
-        kind: "torch" starts at once, "compiled" is two to four times as fast on a CPU, and "auto"
-            takes the fastest that works here.
+        kind: "torch" starts at once, "compiled" is two to four times as fast on a CPU, "onnx" lies
+            between them, and "auto" takes the fastest that works here.
         dtype: "auto" takes bfloat16 where the machine is fast at it and the backbone bears it.
         device: A torch device.
         capacity_bytes: The budget for adapters.
@@ -82,6 +82,7 @@ def _candidates(options: EngineOptions) -> list[tuple[_Make, DtypeName]]:
         "auto": (compiled, eager),
         "compiled": (compiled,),
         "torch": (eager,),
+        "onnx": (onnx,),
     }
     dtypes: tuple[DtypeName, ...]
     if options.dtype != "auto":
@@ -116,6 +117,27 @@ def compiled(backbone: StagedBackbone, options: EngineOptions, dtype: DtypeName)
         dtype=dtype,
         device=options.device,
         compile_stages=True,
+    )
+
+
+def onnx(backbone: StagedBackbone, options: EngineOptions, dtype: DtypeName) -> TorchEngine:
+    """ONNX Runtime for the stages.
+
+    Raises:
+        EngineUnavailable: it cannot run here, or not in this dtype.
+    """
+    try:
+        from service.engines.onnx_engine import OnnxEngine
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"The onnx engine needs {error.name}. Install protuning[onnx], or take another engine."
+        ) from error
+    return OnnxEngine(
+        backbone,
+        capacity_bytes=options.capacity_bytes,
+        cache=options.cache,
+        dtype=dtype,
+        device=options.device,
     )
 
 

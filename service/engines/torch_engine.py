@@ -44,8 +44,9 @@ class TorchEngine:
         self.device = device
         self.spec = backbone.spec
         # For the whole process: TF32 keeps 10 bits of a float32's 23.
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        # (By these names: torch.export stops where only the newer ones are set.)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         self._dtype = TORCH_DTYPES[dtype]
         self._backbone = copy.deepcopy(backbone).to(device, self._dtype)
         self._backbone.to(memory_format=torch.channels_last)

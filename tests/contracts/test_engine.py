@@ -13,7 +13,7 @@ from service.engines.folded import fold, fold_adapter
 from service.errors import EngineFull, UnknownSlot
 from tests import makers
 
-ENGINES = ("torch", "compiled")
+ENGINES = ("torch", "compiled", "onnx")
 NAME = "test_resnet"
 
 
@@ -29,6 +29,8 @@ def make_engine(kind):
     """Makes an engine on a small backbone."""
 
     def make(name=NAME, *, capacity_bytes=2**22, dtype="float32"):
+        if kind == "onnx" and dtype == "bfloat16":
+            pytest.skip("not run: ONNX Runtime has no bfloat16 convolutions")
         return makers.engine(kind, name, capacity_bytes=capacity_bytes, dtype=dtype)
 
     return make
