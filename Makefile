@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := protuning adapters service training benchmarks deploy examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format check clean
+.PHONY: help install demo test lint format audit check clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,6 +35,13 @@ lint: $(INSTALLED) ## ruff, mypy and the import rules
 format: $(INSTALLED) ## put the code into the project's format
 	$(BIN)/ruff check --fix $(PACKAGES)
 	$(BIN)/ruff format $(PACKAGES)
+
+# --strict: a package that the service does not know is no package without holes.
+audit: $(INSTALLED) ## look for known security holes in what is installed; asks PyPI's advisories
+	@$(BIN)/pip-audit --strict --skip-editable --progress-spinner off || { \
+		echo "audit failed. A table above lists holes and the releases that mend them. An error above means that"; \
+		echo "the advisory service cannot be reached from here, and that NOTHING was checked: run it elsewhere."; \
+		exit 1; }
 
 check: lint test ## everything that CI runs
 

@@ -55,6 +55,8 @@ def _guarded(app: FastAPI, front: Front) -> FastAPI:
     handle_errors(app)
     describe(app)
     # The last one added is the outermost.
-    app.add_middleware(BoundedRequests, limits=front.limits.body)
+    app.add_middleware(
+        BoundedRequests, limits=front.limits.body, is_open=lambda: not front.keys.are_needed
+    )
     app.add_middleware(RequestContext, metrics=front.metrics, tracer=front.tracer)
     return app

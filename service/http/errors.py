@@ -5,7 +5,10 @@ RequestError
 ├── UnsupportedContentType  the body is of a kind that the route does not take
 ├── BodyTooLarge            more bytes than the limit
 ├── BodyTimeout             the body did not arrive in time
-└── QueryTooLong            the query string is over the limit
+├── QueryTooLong            the query string is over the limit
+├── TooManyHeaders          more headers than the limit
+├── CrossSite               a page of another site sent it, and there are no keys
+└── Misdirected             it was meant for another name, and there are no keys
 
 Every message says what happened and how to mend it.
 """
@@ -33,3 +36,15 @@ class BodyTimeout(RequestError):
 
 class QueryTooLong(RequestError):
     """The query string is over the limit."""
+
+
+class TooManyHeaders(RequestError):
+    """The request has more headers than the limit."""
+
+
+class CrossSite(RequestError):
+    """A page of another site sent the request, to a server without keys."""
+
+
+class Misdirected(RequestError):
+    """The request was meant for another name than a server without keys has."""

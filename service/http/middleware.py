@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -14,10 +15,8 @@ from service.errors import Overloaded, ShuttingDown
 from service.http.errors import (
     BodyTimeout,
     BodyTooLarge,
-    QueryTooLong,
-    RequestError,
-    UnsupportedContentType,
 )
+from service.http.gate import refusal
 from service.http.problems import UNFORESEEN, problem_of
 from service.metrics import Metrics
 from service.tenants import Principal
@@ -32,7 +31,6 @@ DEFAULT_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-MAX_QUERY_BYTES = 8_192
 RETRY_AFTER = 1.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SHOWN_PATH = 256
@@ -151,16 +149,17 @@ class BodyLimits:
 class BoundedRequests:
     """Holds each request to its limits while it streams in: nothing is buffered to be counted."""
 
-    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+    def __init__(self, app: ASGIApp, limits: BodyLimits, is_open: Callable[[], bool]) -> None:
         self._app = app
         self._limits = limits
+        self._is_open = is_open
         self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif (error := _refusal(scope)) is not None:
+        elif (error := refusal(scope, is_open=self._is_open())) is not None:
             await problem_of(error).response(scope)(scope, receive, send)
         else:
             await self._serve(scope, receive, send)
@@ -187,22 +186,6 @@ class BoundedRequests:
                 "The server holds as many bytes of requests as it may. Try again a little later.",
                 retry_after=RETRY_AFTER,
             )
-
-
-def _refusal(scope: Scope) -> RequestError | None:
-    """What is wrong with a request that nobody has begun to read."""
-    if len(scope["query_string"]) > MAX_QUERY_BYTES:
-        return QueryTooLong(
-            f"The query string has {len(scope['query_string']):,} bytes; at most "
-            f"{MAX_QUERY_BYTES:,} are taken. Send fewer or shorter parameters."
-        )
-    encoding = Headers(scope=scope).get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        return UnsupportedContentType(
-            f"A body in the encoding {encoding[:50]!r} is not taken: what it unfolds to could not "
-            "be bounded. Send it uncompressed."
-        )
-    return None
 
 
 class _Body:

@@ -18,8 +18,8 @@ COMPONENTS = "#/components/schemas/"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 _METHODS = ("get", "put", "post", "delete")
-# Any request can be malformed, oversized, encoded, too early, too late, or meet a failure.
-_ALWAYS = (400, 414, 415, 500, 503)
+# Any request can be malformed, oversized, encoded, another page's, too late, or meet a failure.
+_ALWAYS = (400, 403, 414, 415, 421, 431, 500, 503)
 _OF_BODIES = (408, 413, 422)
 _OF_PARAMETERS = (422,)
 _OF_KEYS = (401, 403)

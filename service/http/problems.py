@@ -36,6 +36,9 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     http.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     http.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     http.QueryTooLong: HTTPStatus.REQUEST_URI_TOO_LONG,
+    http.TooManyHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    http.CrossSite: HTTPStatus.FORBIDDEN,
+    http.Misdirected: HTTPStatus.MISDIRECTED_REQUEST,
     # The service's own.
     service.ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.Unauthenticated: HTTPStatus.UNAUTHORIZED,

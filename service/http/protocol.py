@@ -6,6 +6,10 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -18,9 +22,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         patience: Seconds for a head, and for what is left of an answered body.
+        max_connections: Of a server at a time; whoever comes then is told to come again.
     """
 
     patience = 10.0
+    max_connections = 4_096
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  uvicorn's own
         super().__init__(*arguments, **options)
@@ -32,6 +38,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """A client has come."""
         super().connection_made(transport)
         self._expect()
+        if len(self.connections) > self.max_connections:
+            transport.write(_FULL)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""

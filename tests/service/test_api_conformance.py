@@ -71,7 +71,7 @@ def test_every_operation_documents_its_errors(document):
         shape = "ErrorDocument" if path.startswith("/v2") else "ProblemDocument"
         for operation in operations.values():
             errors = {int(s): r for s, r in operation["responses"].items() if int(s) >= 400}
-            assert {414, 415, 500, 503} <= errors.keys() <= known
+            assert {414, 415, 421, 431, 500, 503} <= errors.keys() <= known
             assert {401, 403} <= errors.keys() or "security" not in operation
             assert {404, 409} <= errors.keys() or "{" not in path
             assert {408, 413, 422} <= errors.keys() or "requestBody" not in operation

@@ -18,7 +18,7 @@ from tests import makers
 from tests.service import http_fakes
 
 PNG = makers.encode(makers.picture())
-PREDICT = b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: t\r\nContent-Type: image/png\r\n"
+PREDICT = b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 
 
 @pytest.fixture
@@ -228,8 +228,26 @@ def test_patience_is_not_for_the_server(behind, monkeypatch):
 def test_an_endless_head_is_refused(server):
     """Headers without end cost their sender the connection, after a bounded number of bytes."""
     with http_fakes.connect(server) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: t\r\nX: ")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
         _send_until_cut_off(connection, most=2**24)
+
+
+def test_connections_are_bounded(behind, monkeypatch):
+    """Whoever comes when there are too many is told to come again; those who are in go on."""
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 2)
+    with http_fakes.live(behind) as server:
+        with http_fakes.connect(server) as first, http_fakes.connect(server) as second:
+            for connection in (first, second):
+                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert _read_answer(connection)[0] == 200
+            with http_fakes.connect(server) as third:
+                received = b""
+                while data := third.recv(2**16):
+                    received += data
+            assert received.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: 1" in received
+            first.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert _read_answer(first)[0] == 200
 
 
 def test_a_huge_query_is_refused(server):
@@ -245,8 +263,8 @@ def test_a_huge_query_is_refused(server):
     [
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: t\r\nContent-Length: -5\r\n\r\n",
-        b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n",
+        b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
     ],
     ids=["version", "tls", "negative", "not-a-number"],
 )

@@ -246,7 +246,7 @@ def test_a_client_that_leaves_has_its_work_cancelled(behind):
     behind.predictor.gate = threading.Event()
     body = makers.encode(DARK)
     head = (
-        b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: t\r\nContent-Type: image/png\r\n"
+        b"POST /tasks/flowers/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     with http_fakes.live(behind) as server:
