@@ -22,7 +22,7 @@ MOST_CLIENTS = 64
 async def _client(url: str, image: bytes, until: float, seen: Counter[str]) -> None:
     key = os.environ.get("PROTUNING_API_KEY")
     headers = {"x-api-key": key} if key else {}
-    async with httpx.AsyncClient(timeout=30, headers=headers) as client:
+    async with httpx.AsyncClient(timeout=70, headers=headers) as client:
         while time.monotonic() < until:
             try:
                 answer = await client.post(url, files={"images": image})
@@ -34,7 +34,8 @@ async def _client(url: str, image: bytes, until: float, seen: Counter[str]) -> N
 async def _load(arguments: argparse.Namespace) -> Counter[str]:
     seen: Counter[str] = Counter()
     until = time.monotonic() + min(arguments.seconds, MOST_SECONDS)
-    url = f"{arguments.url}/tasks/{arguments.task}/predict"
+    # A slow machine is not what is looked for.
+    url = f"{arguments.url}/tasks/{arguments.task}/predict?timeout_ms=60000"
     image = arguments.image.read_bytes()
     async with asyncio.TaskGroup() as group:
         for _ in range(min(arguments.clients, MOST_CLIENTS)):
