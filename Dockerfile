@@ -52,7 +52,7 @@ RUN pip --python /opt/protuning/bin/python install --no-cache-dir --no-deps \
 
 # The sample backbone is what is served unless asked otherwise: nothing is downloaded at the start.
 # What is written goes to /var/lib/protuning, which is kept, and to /tmp. Engines that compile load
-# libraries from there: a tmpfs on /tmp needs the option exec.
+# libraries from both: a tmpfs on /tmp needs the option exec.
 ENV PATH=/opt/protuning/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
@@ -62,12 +62,13 @@ ENV PATH=/opt/protuning/bin:$PATH \
     PROTUNING_BACKBONE=test_resnet \
     PROTUNING_WEIGHTS=/usr/share/protuning/test_resnet.safetensors \
     PROTUNING_INDEX=sqlite:////var/lib/protuning/index.db \
-    PROTUNING_STORE=/var/lib/protuning/store
+    PROTUNING_STORE=/var/lib/protuning/store \
+    PROTUNING_CACHE_DIR=/var/lib/protuning/cache
 USER 10001:10001
 VOLUME /var/lib/protuning
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=5s --start-period=600s --retries=3 \
     CMD ["python", "/usr/share/protuning/healthcheck.py"]
 ENTRYPOINT ["protuning"]
 CMD ["serve"]
