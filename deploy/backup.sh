@@ -24,7 +24,13 @@ began=$(date +%s)
 # A blob is written before the index names it, and stays for an hour after nothing does. So these three,
 # in this order, hold every blob of the snapshot.
 save_data > "$folder/data.tar"
-"${compose[@]}" exec -T redis sh -c 'redis-cli --rdb /dev/stdout 2>/dev/null' > "$folder/index.rdb"
+# Through a file, since redis-cli leaves a mark of the transfer's end in what it writes to a pipe.
+"${compose[@]}" exec -T redis sh -c '
+    set -e
+    trap "rm -f /data/backup.rdb" EXIT
+    redis-cli --rdb /data/backup.rdb >&2
+    redis-check-rdb /data/backup.rdb >&2
+    cat /data/backup.rdb' > "$folder/index.rdb"
 save_data --newer-mtime="@$((began - 60))" > "$folder/data-since.tar"
 
 if [ "$(head -c 5 "$folder/index.rdb")" != REDIS ]; then
