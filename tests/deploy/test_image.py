@@ -34,8 +34,9 @@ def test_everything_that_runs_is_pinned_to_a_release_that_the_project_allows():
     pins = _pins()
     for line in PROJECT["project"]["dependencies"]:
         requirement = Requirement(line)
-        pinned = pins.get(canonicalize_name(requirement.name))
-        assert pinned is None or requirement.specifier.contains(pinned), line
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is not pinned. Run deploy/pin-requirements.sh"
+        assert requirement.specifier.contains(pins[name]), line
 
 
 def test_pinned_torch_and_torchvision_belong_together():
