@@ -1,11 +1,15 @@
 """The directory of one run: which files it has, who may use it, and writing them whole."""
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.durable import write_durably
-from training.errors import NothingToResume, NotServable, RunExists, RunNotWritten
+from training.errors import NothingToResume, NotServable, RunBusy, RunExists, RunNotWritten
 
 CONFIG = "config.toml"
 METRICS = "metrics.json"
@@ -13,7 +17,16 @@ HISTORY = "history.csv"
 ADAPTER = "adapter.safetensors"
 MODEL = "model.safetensors"
 STATE = "state.safetensors"
-_UNFINISHED = (STATE, "incoming")
+REPORT = "report.md"
+LEARNING_CURVE = "learning-curve.png"
+CONFUSION_MATRIX = "confusion-matrix.png"
+MISTAKES = "mistakes.png"
+TENSORBOARD = "tensorboard"
+_INCOMING = "incoming"
+_UNFINISHED = (STATE, _INCOMING)
+_RESULTS = (ADAPTER, MODEL, HISTORY, REPORT, LEARNING_CURVE, CONFUSION_MATRIX, MISTAKES)
+# In the order of removal: what is left of a half-removed run is a run still.
+_OF_A_RUN = (METRICS, *_RESULTS, TENSORBOARD, *_UNFINISHED, CONFIG)
 
 
 @dataclass(frozen=True)
@@ -31,34 +44,63 @@ class RunDirectory:
 
         Raises:
             RunExists: there is a run (unless to `overwrite`), or something that is none.
+            RunNotWritten: it cannot be looked into.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        with _errors_at(self.path):
+            if not self.path.exists():
+                return
+            names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else {""}
+        if not names:
             return
-        if not self.file(CONFIG).is_file():
+        if CONFIG not in names:
             raise RunExists(f"{self.path} is not empty, and holds no run. Pass another --out.")
         if not overwrite:
             raise RunExists(
                 f"{self.path} holds a run. Pass --resume to go on with it, --overwrite to replace "
                 "it, or another --out."
             )
+        if others := sorted(names.difference(_OF_A_RUN)):
+            raise RunExists(
+                f"{self.path} holds {others[0]!r}, which is no part of a run, and would be lost. "
+                "Move it away, or pass another --out."
+            )
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the directory if need be, and keep other processes from running in it meanwhile.
+
+        Raises:
+            RunBusy: another process does.
+            RunNotWritten: the directory cannot be made.
+        """
+        with _errors_at(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY)
+        try:
+            # The system takes the lock back whenever the process ends, killed or not.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise RunBusy(
+                f"Another process is training in {self.path}. Wait for it, or pass another --out."
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     def create(self, *, overwrite: bool = False) -> None:
         """Make the directory empty for a new run.
 
         Raises:
             RunExists: as `check_free`.
-            RunNotWritten: the directory cannot be made.
+            RunNotWritten: the directory cannot be made or emptied.
         """
         self.check_free(overwrite=overwrite)
-        try:
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
-        except OSError as error:
-            raise RunNotWritten(
-                f"The run directory {self.path} cannot be made ({error.strerror}). Pass --out "
-                "with a place that you may write."
-            ) from error
+        with _errors_at(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in _OF_A_RUN:
+                _remove(self.file(name))
 
     def reopen(self) -> Path:
         """The config.toml of a run to be resumed.
@@ -75,7 +117,6 @@ class RunDirectory:
                 f"The run in {self.path} is finished. Pass --overwrite to train again, or another "
                 "--out."
             )
-        shutil.rmtree(self.file("incoming"), ignore_errors=True)
         return self.file(CONFIG)
 
     def write(self, name: str, data: bytes) -> None:
@@ -95,12 +136,9 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs."""
-        for name in _UNFINISHED:
-            path = self.file(name)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        with _errors_at(self.path):
+            for name in _UNFINISHED:
+                _remove(self.file(name))
 
     def adapter(self) -> Path:
         """The adapter to publish.
@@ -120,3 +158,22 @@ class RunDirectory:
             f"{self.path} holds no adapter. Finish its run (protuning train --resume --out "
             f"{self.path}), or train one."
         )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _errors_at(path: Path) -> Iterator[None]:
+    """Say in a run's words that a place cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise RunNotWritten(
+            f"The run directory {path} cannot be used ({error.strerror}). Pass --out with a place "
+            "that you may write."
+        ) from error

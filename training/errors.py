@@ -26,6 +26,7 @@ TrainingError
 ├── InvalidConfig              options that contradict themselves, or a file that holds none
 ├── RunError
 │   ├── RunExists              the directory holds a run, or something else, already
+│   ├── RunBusy                another process trains in the directory
 │   ├── NothingToResume        the directory holds no unfinished run
 │   ├── OtherRun               the options or images are not those of the run to be resumed
 │   ├── DamagedState           the saved state of a run cannot be read
@@ -144,6 +145,10 @@ class RunError(TrainingError):
 
 class RunExists(RunError):
     """The directory holds a run, or something else, already."""
+
+
+class RunBusy(RunError):
+    """Another process trains in the directory."""
 
 
 class NothingToResume(RunError):

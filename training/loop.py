@@ -28,6 +28,8 @@ from training.progress import Observer
 from training.state import EpochRow, Position, RunState, encode_state, read_state
 from training.stopping import StopRequest
 
+Clock = Callable[[], float]
+
 _REPORT_EVERY_S = 0.5
 
 
@@ -56,7 +58,7 @@ class Loop:
         run: str,
         observer: Observer,
         stop: StopRequest,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Clock = time.perf_counter,
     ) -> None:
         """Make the optimiser and schedule.
 

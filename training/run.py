@@ -16,10 +16,10 @@ from training.data.check import check_images
 from training.data.open import open_dataset
 from training.data.samples import Sample
 from training.data.scenarios import FewShot, LongTail, Sampling
-from training.directory import CONFIG, RunDirectory
+from training.directory import CONFIG, TENSORBOARD, RunDirectory
 from training.evaluate import evaluate_logits, predict_logits
 from training.learners import FeatureLearner, ImageLearner, Learner, compute_features
-from training.loop import Loop
+from training.loop import Clock, Loop
 from training.machine import find_machine, memory_errors
 from training.methods import METHODS, settle
 from training.probe import StandardizedLinear, start_as_probe
@@ -51,10 +51,12 @@ def train(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
     stop: StopRequest | None = None,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Train as `config` says, and fill `directory`; the metrics are returned too.
 
-    A `resume` goes on from the state in `directory`, whose config must be this one.
+    A `resume` goes on from the state in `directory`, whose config must be this one. The seconds of
+    history and metrics are the clock's.
 
     Raises:
         RunError: the directory cannot be used.
@@ -65,11 +67,14 @@ def train(
     if not resume:
         directory.check_free(overwrite=overwrite)
     run = _prepare(settle(config), directory)
-    if run.machine.rank == 0 and not resume:
-        directory.create(overwrite=overwrite)
-        directory.write(CONFIG, to_toml(run.config).encode())
-    finished = _fit(run, observers, stop or StopRequest())
-    return write_results(run, finished) if run.machine.rank == 0 else {}
+    if run.machine.rank != 0:
+        _fit(run, observers, stop or StopRequest(), clock)
+        return {}
+    with directory.hold():
+        if not resume:
+            directory.create(overwrite=overwrite)
+            directory.write(CONFIG, to_toml(run.config).encode())
+        return write_results(run, _fit(run, observers, stop or StopRequest(), clock))
 
 
 def _prepare(config: TrainConfig, directory: RunDirectory) -> Run:
@@ -99,11 +104,11 @@ def _sampling(config: TrainConfig) -> Sampling | None:
     return FewShot(config.shots) if config.shots is not None else None
 
 
-def _fit(run: Run, observers: Sequence[Observer], stop: StopRequest) -> Finished:
-    began = time.perf_counter()
+def _fit(run: Run, observers: Sequence[Observer], stop: StopRequest, clock: Clock) -> Finished:
+    began = clock()
     with memory_errors(run.config):
         learner = _learner(run)
-    prepared = time.perf_counter() - began
+    prepared = clock() - began
     with stop:
         loop = Loop(
             learner,
@@ -113,6 +118,7 @@ def _fit(run: Run, observers: Sequence[Observer], stop: StopRequest) -> Finished
             run=_identity(run),
             observer=_observe(run, observers),
             stop=stop,
+            clock=clock,
         )
         outcome = loop.run()
     if isinstance(run.model.adapter.head, StandardizedLinear):
@@ -172,7 +178,7 @@ def _observe(run: Run, observers: Sequence[Observer]) -> Observer:
         return Observers([])
     everyone = [*observers, CsvObserver(run.directory)]
     if run.config.tensorboard:
-        everyone.append(TensorBoardObserver(run.directory.file("tensorboard")))
+        everyone.append(TensorBoardObserver(run.directory.file(TENSORBOARD)))
     return Observers(everyone)
 
 

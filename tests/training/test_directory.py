@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from training.directory import ADAPTER, CONFIG, METRICS, MODEL, RunDirectory
-from training.errors import NothingToResume, NotServable, RunExists, RunNotWritten
+from training.errors import NothingToResume, NotServable, RunBusy, RunExists, RunNotWritten
 
 
 def _run(path, *files):
@@ -55,6 +55,33 @@ def test_what_is_no_run_is_never_overwritten(tmp_path):
             RunDirectory(tmp_path / name).create(overwrite=True)
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "years of work"
     assert (tmp_path / "file").read_text() == "more"
+
+
+def test_files_that_are_no_part_of_a_run_survive_overwriting(tmp_path):
+    """Images or notes that somebody keeps beside the run are named, and nothing is removed."""
+    directory = _run(tmp_path / "run", "history.csv")
+    (directory.path / "images").mkdir()
+    with pytest.raises(RunExists, match="'images', which is no part of a run"):
+        directory.create(overwrite=True)
+    assert {path.name for path in directory.path.iterdir()} == {CONFIG, "history.csv", "images"}
+
+
+def test_a_link_to_a_directory_stays_one(tmp_path):
+    """Replacing a run empties what the link leads to."""
+    _run(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    RunDirectory(tmp_path / "link").create(overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert not [*(tmp_path / "disk").iterdir()]
+
+
+def test_two_processes_never_run_in_one_directory(tmp_path):
+    """The second is refused while the first runs, and free to go on after it."""
+    one, other = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    with one.hold(), pytest.raises(RunBusy, match="another --out"), other.hold():
+        pass
+    with other.hold():
+        assert other.path.is_dir()
 
 
 def test_only_an_unfinished_run_can_be_resumed(tmp_path):

@@ -8,13 +8,10 @@ from statistics import median
 from scipy.stats import binomtest
 
 from training.data.scenarios import shot_groups
+from training.directory import CONFUSION_MATRIX, LEARNING_CURVE, MISTAKES
 from training.evaluate import Evaluation
 from training.report.contents import RunReport, best_epoch
 from training.report.markdown import escape, table
-
-LEARNING_CURVE = "learning-curve.png"
-CONFUSION_MATRIX = "confusion-matrix.png"
-MISTAKES = "mistakes.png"
 
 _CLASS_ROWS = 50
 _GROUP_RULES = {

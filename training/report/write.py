@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
-from training.directory import RunDirectory
+from training.directory import (
+    CONFUSION_MATRIX,
+    LEARNING_CURVE,
+    MISTAKES,
+    REPORT,
+    RunDirectory,
+)
 from training.report.confusion_picture import confusion_picture
 from training.report.contents import RunReport
 from training.report.learning_curve import learning_curve
 from training.report.mistakes import mistakes_sheet
-from training.report.text import CONFUSION_MATRIX, LEARNING_CURVE, MISTAKES, report_text
-
-REPORT = "report.md"
+from training.report.text import report_text
 
 
 def write_report(run_dir: Path, report: RunReport) -> None:
