@@ -1,8 +1,9 @@
 """Training speed and memory of pro-tuning, head retraining and full fine-tuning, side by side.
 
-Each measurement is a real run of `protuning train` in a process of its own, on the same images,
-with the methods in turn (A B A B): images/s of an epoch after the first, peak memory of the
-process, and for ten epochs the whole training time with what must be computed before. Run it with
+Each measurement is a real training run in a process of its own, on the same images, the methods
+in turn (A B A B): images/s of an epoch after the first, peak memory of the process, and for ten
+epochs the whole training time with what must be computed before. On a CPU it is one thread, and its
+own CPU time counts: other processes of the machine change little. Run it with
 
     python -m benchmarks.training DATA --backbone deit_small_patch16_224 --out TABLE.json
 """
@@ -10,9 +11,11 @@ process, and for ten epochs the whole training time with what must be computed b
 import csv
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -22,23 +25,22 @@ METHODS = ("pro-tuning", "head", "full")
 EPOCHS = {"pro-tuning": 3, "head": 10, "full": 3}
 LONG_RUN = 10
 
+Figures = dict[str, float]
+Options = dict[str, object]
 
-def run_once(method: str, backbone: str, data: str, options: list[str]) -> dict[str, float]:
+
+def run_once(method: str, options: Options) -> Figures:
     """One training run: `images_per_s`, `epoch_s`, `ten_epochs_s` and `peak_memory_mib`."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "run")
-        epochs = EPOCHS[method]
-        command = [sys.executable, "-m", "protuning", "train", data, "--backbone", backbone]
-        command += ["--weights", "random", "--method", method, "--epochs", str(epochs)]
-        command += ["--augment", "none", "--out", str(out), *options]
-        # A random backbone may refuse its proof at the very end; the figures are there by then.
-        subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with (out / "history.csv").open() as file:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh,
+    ):
+        fresh.submit(_train, method, options, folder).result()
+        with Path(folder, "history.csv").open() as file:
             rows = list(csv.DictReader(file))
-        metrics = json.loads((out / "metrics.json").read_text())
+        metrics = json.loads(Path(folder, "metrics.json").read_text())
     epoch = statistics.median(float(row["seconds"]) for row in rows[1:])
-    trained = sum(float(row["seconds"]) for row in rows)
-    before = metrics["seconds"] - trained
+    before = metrics["seconds"] - sum(float(row["seconds"]) for row in rows)
     return {
         "images_per_s": statistics.median(float(row["images_per_s"]) for row in rows[1:]),
         "epoch_s": epoch,
@@ -47,12 +49,32 @@ def run_once(method: str, backbone: str, data: str, options: list[str]) -> dict[
     }
 
 
-def compare(backbone: str, data: str, rounds: int, options: list[str]) -> dict[str, object]:
+def _train(method: str, options: Options, folder: str) -> None:
+    # Imported here: the peak memory of this process is to be the training's alone.
+    import torch
+
+    from adapters.errors import ProofInsensitive
+    from training.config import make_config
+    from training.directory import RunDirectory
+    from training.run import train
+
+    clock = time.perf_counter
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+        clock = time.process_time
+    config = {"weights": "random", "augment": "none", "workers": 0, "val_fraction": 0.0}
+    config |= {"method": method, "epochs": EPOCHS[method], **options}
+    # A random backbone may refuse its proof at the very end; the figures are there by then.
+    with suppress(ProofInsensitive):
+        train(make_config(config), RunDirectory(Path(folder)), clock=clock)
+
+
+def compare(options: Options, rounds: int) -> dict[str, object]:
     """Medians of `rounds` measurements of each method in turn, and of their ratios to full."""
-    taken: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    taken: dict[str, list[Figures]] = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method in METHODS:
-            taken[method].append(run_once(method, backbone, data, options))
+            taken[method].append(run_once(method, options))
 
     def median(method: str, name: str) -> float:
         return statistics.median(run[name] for run in taken[method])
@@ -62,7 +84,7 @@ def compare(backbone: str, data: str, rounds: int, options: list[str]) -> dict[s
         return statistics.median(ours[name] / full[name] for ours, full in pairs)
 
     return {
-        "backbone": backbone,
+        "backbone": options["backbone"],
         "methods": {m: {name: median(m, name) for name in taken[m][0]} for m in METHODS},
         "pro_tuning_over_full_images_per_s": ratio("pro-tuning", "images_per_s"),
         "head_over_full_in_ten_epochs": 1 / ratio("head", "ten_epochs_s"),
@@ -80,8 +102,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
 ) -> None:
     """Measure every backbone and print one JSON object for each."""
-    options = ["--shots", str(shots), "--batch-size", str(batch_size), "--workers", "0"]
-    tables = [compare(name, data, rounds, options) for name in backbone]
+    options = {"data": data, "shots": shots, "batch_size": batch_size}
+    tables = [compare({"backbone": name, **options}, rounds) for name in backbone]
     for table in tables:
         typer.echo(json.dumps(table))
     if out is not None:
