@@ -1,7 +1,7 @@
 """Commands and scripts sent to Redis: whole or not at all, with this project's errors."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import sha1
@@ -17,7 +17,7 @@ from redis.exceptions import (
 
 from adapters.errors import StoreFull, StoreUnavailable
 from adapters.store.index import KEPT_ACTIVATIONS, KEPT_CHANGES
-from adapters.store.redis_url import close, connect, public_name
+from adapters.store.redis_url import CONNECTIONS, close, connect, public_name
 
 # One hash tag: in a cluster all keys lie on one node, and a script may use them all.
 ROOT = "{protuning}"
@@ -36,15 +36,17 @@ class RedisScripts:
     def __init__(self, url: str) -> None:
         self._name = public_name(url)
         self._client = connect(url)
+        # A cluster's pool and that of Sentinels refuse what they have no connection for.
+        self._connections = asyncio.Semaphore(CONNECTIONS)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def command(self, *parts: str | float) -> Reply:
         """Run a command, such as `command("GET", key_of("sequence"))`; see Redis for its result."""
-        return await self._finish(self._client.execute_command(*parts))
+        return await self._finish(lambda: self._client.execute_command(*parts))
 
     async def script(self, name: str, *arguments: str | float) -> Reply:
         """Run `lua/<name>.lua` with the arguments; returns what it returns."""
-        return await self._finish(self._evaluate(name, arguments))
+        return await self._finish(lambda: self._evaluate(name, arguments))
 
     async def close(self) -> None:
         """Let what was sent end, then free the connections."""
@@ -60,16 +62,17 @@ class RedisScripts:
         except NoScriptError:
             return await self._client.execute_command("EVAL", source, 1, ROOT, *arguments)
 
-    async def _finish(self, work: Coroutine[Any, Any, Any]) -> Reply:
+    async def _finish(self, work: Callable[[], Awaitable[Any]]) -> Reply:
         """A caller that is cancelled leaves the work, and its connection, to finish."""
         task = asyncio.create_task(self._run(work))
         self._running.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
-    async def _run(self, work: Coroutine[Any, Any, Any]) -> Reply:
-        with _store_errors(self._name):
-            return await work
+    async def _run(self, work: Callable[[], Awaitable[Any]]) -> Reply:
+        async with self._connections:
+            with _store_errors(self._name):
+                return await work()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

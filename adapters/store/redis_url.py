@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from redis.asyncio import (
-    BlockingConnectionPool,
+    ConnectionPool,
     Redis,
     RedisCluster,
     Sentinel,
@@ -58,15 +58,12 @@ def connect(url: str) -> RedisClient:
             return _behind_sentinels(plain, rest)
         if topology:
             raise ValueError(f"unknown topology {topology!r}")
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=ANSWER_SECONDS, **_OPTIONS
-        )
+        return Redis.from_url(url, **_OPTIONS)
     except (ValueError, TypeError) as error:
         raise UnsupportedStoreUrl(
             f"{public_name(url)!r} is not a Redis URL ({error}). Write redis://HOST:PORT/DATABASE, "
             "redis+cluster://HOST:PORT or redis+sentinel://HOST:PORT/GROUP, or rediss for TLS."
         ) from None  # the cause may show the password
-    return Redis.from_pool(pool)
 
 
 async def close(client: RedisClient) -> None:
@@ -93,7 +90,7 @@ def _behind_sentinels(plain: str, rest: str) -> Redis:
     query = dict(parse_qsl(rest.partition("?")[2]))
     own = {name: query.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     # redis-py's parser knows all options and their types.
-    options = BlockingConnectionPool.from_url(
+    options = ConnectionPool.from_url(
         f"{plain}://{credentials}@_/{database}?{urlencode(query)}", **_OPTIONS
     ).connection_kwargs
     options.pop("host")

@@ -250,6 +250,13 @@ async def test_everything_survives_closing(make_active: MakeActive, index_url: s
     await third.close()
 
 
+async def test_hundreds_may_ask_at_once(index: Index, make_active: MakeActive) -> None:
+    """Whatever connections an index has, nobody is refused because others ask too."""
+    version = await make_active(1)
+    refs = await asyncio.gather(*(index.resolve(FLOWERS, RESNET) for _ in range(400)))
+    assert set(refs) == {version.ref}
+
+
 async def test_a_cancelled_caller_leaves_no_half(index: Index, index_url: str) -> None:
     """Operations whose callers went away have happened whole or not at all."""
     second = open_index(index_url)
