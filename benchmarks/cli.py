@@ -212,7 +212,7 @@ def tiers(
 
 @app.command(epilog="Example: protuning bench index redis://localhost:6379/9 --json")
 def index(
-    url: Annotated[str, typer.Argument(help="Of an empty index, which it fills.")],
+    url: Annotated[str, typer.Argument(help="Of an index for this only; an empty one is filled.")],
     tasks: Annotated[int, typer.Option(min=1, help="Registered tasks.")] = 100_000,
     times: Annotated[int, typer.Option(min=1, help="How often each operation is timed.")] = 1_000,
     as_json: Json = False,  # noqa: FBT002
