@@ -235,19 +235,23 @@ def test_an_endless_head_is_refused(server):
 def test_connections_are_bounded(behind, monkeypatch):
     """Whoever comes when there are too many is told to come again; those who are in go on."""
     monkeypatch.setattr(BoundedProtocol, "max_connections", 2)
-    with http_fakes.live(behind) as server:
-        with http_fakes.connect(server) as first, http_fakes.connect(server) as second:
-            for connection in (first, second):
-                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert _read_answer(connection)[0] == 200
-            with http_fakes.connect(server) as third:
-                received = b""
-                while data := third.recv(2**16):
-                    received += data
-            assert received.startswith(b"HTTP/1.1 503 ")
-            assert b"Retry-After: 1" in received
-            first.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert _read_answer(first)[0] == 200
+    ask = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        http_fakes.live(behind) as server,
+        http_fakes.connect(server) as first,
+        http_fakes.connect(server) as second,
+    ):
+        for connection in (first, second):
+            connection.sendall(ask)
+            assert _read_answer(connection)[0] == 200
+        with http_fakes.connect(server) as third:
+            received = b""
+            while data := third.recv(2**16):
+                received += data
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 1" in received
+        first.sendall(ask)
+        assert _read_answer(first)[0] == 200
 
 
 def test_a_huge_query_is_refused(server):
