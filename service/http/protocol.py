@@ -3,9 +3,13 @@
 import asyncio
 from typing import Any
 
+from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
+LEAST_BYTES_READ = 16 * 1024
+# Each one that waits costs tens of kilobytes, a thousand times what it costs to send.
+MAX_PIPELINED = 16
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
@@ -16,12 +20,13 @@ class BoundedProtocol(HttpToolsProtocol):
     """Closes connections whose client dawdles where the application cannot see it.
 
     That is while a request's head comes in, and while a body still comes in that was answered
-    already. The latter is read and dropped for a while, because a connection that is closed with
-    unread bytes takes the answer with it. (An idle connection is uvicorn's own business, a body
-    that is being read that of `service.http.middleware`.)
+    already, and while an answer waits to be read. A body is read and dropped for a while, because
+    a connection that is closed with unread bytes takes the answer with it. (An idle connection is
+    uvicorn's own business, a body that is being read that of `service.http.middleware`.)
 
     Attributes:
-        patience: Seconds for a head, and for what is left of an answered body.
+        patience: Seconds for a head, for what is left of an answered body, and for each
+            `LEAST_BYTES_READ` of an answer.
         max_connections: Of a server at a time; whoever comes then is told to come again.
     """
 
@@ -31,6 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  uvicorn's own
         super().__init__(*arguments, **options)
         self._timer: asyncio.TimerHandle | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
         self._is_between_bodies = True
         self._head_bytes = 0
 
@@ -45,6 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop_expecting()
+        self._stop_watching_reader()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,7 +67,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect()
 
     def on_headers_complete(self) -> None:
-        """The head is whole, a body may follow."""
+        """The head is whole, a body may follow.
+
+        Raises:
+            HttpParserError: too many requests wait for the answer to another; uvicorn's response
+                is 400, and to close the connection.
+        """
+        if len(self.pipeline) == MAX_PIPELINED:
+            raise HttpParserError(f"More than {MAX_PIPELINED} requests wait. Read answers first.")
         self._is_between_bodies = False
         self._stop_expecting()
         super().on_headers_complete()
@@ -77,6 +91,32 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self._is_between_bodies and not self._is_answering():
             self._expect()
+
+    def pause_writing(self) -> None:
+        """More of an answer waits to be read than should."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all of it."""
+        super().resume_writing()
+        self._stop_watching_reader()
+
+    def _watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._reader_timer = self.loop.call_later(self.patience, self._check_reader, unread)
+
+    def _check_reader(self, unread_before: int) -> None:
+        if unread_before - self.transport.get_write_buffer_size() < LEAST_BYTES_READ:
+            # A mere close would wait until all of it is read.
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _stop_watching_reader(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle

@@ -151,6 +151,7 @@ class FakeManager:
         self.error: Exception | None = None
         self.versions_of: dict[TaskKey, list[Version]] = {}
         self.checkpoints: dict[tuple[TaskKey, int], bytes] = {}
+        self.downloads = 0
         self.active: dict[TaskKey, int] = {}
 
     async def register(self, key, data, *, activate=True):
@@ -211,6 +212,7 @@ class FakeManager:
         self._require(key)
         if (key, version) not in self.checkpoints:
             raise UnknownVersion(f"{key.task} has no version {version}. List its versions.")
+        self.downloads += 1
         return self.checkpoints[key, version]
 
     async def rollback(self, key, *, expected=None):

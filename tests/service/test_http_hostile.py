@@ -1,19 +1,24 @@
 """Clients that mean harm, against a real server on the loopback: the right 4xx, and it goes on."""
 
+import asyncio
 import io
 import json
+import socket
 import struct
 import threading
+import time
 import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from unittest.mock import Mock, create_autospec
 
 import httpx
 import pytest
 from PIL import Image
 
+from adapters.store.index import TaskKey
 from service.http.middleware import BodyLimits
-from service.http.protocol import MAX_HEAD_BYTES, BoundedProtocol
+from service.http.protocol import LEAST_BYTES_READ, MAX_HEAD_BYTES, BoundedProtocol
 from tests import makers
 from tests.service import http_fakes
 
@@ -210,6 +215,51 @@ def test_the_rest_of_an_answered_body_is_not_read_forever(behind, monkeypatch):
         connection.sendall(PREDICT + b"Content-Length: 10000000000\r\n\r\n")
         assert _read_answer(connection)[0] == 413
         _send_until_cut_off(connection, most=2**30)
+
+
+def test_an_answer_that_nobody_reads_is_dropped(behind, monkeypatch):
+    """Whoever asks for a large file and reads none of it loses the connection."""
+    monkeypatch.setattr(BoundedProtocol, "patience", 0.1)
+    key, size = TaskKey(task="flowers"), 2**26
+    behind.manager.versions_of[key] = []
+    behind.manager.checkpoints[key, 1] = bytes(size)
+    with http_fakes.live(behind) as server, http_fakes.connect(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.sendall(
+            b"GET /tasks/flowers/versions/1/checkpoint HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        deadline = time.monotonic() + 20
+        while behind.manager.downloads == 0 or server.server_state.connections:
+            assert time.monotonic() < deadline, "the connection stays open"
+        with suppress(ConnectionResetError):
+            assert sum(map(len, iter(lambda: connection.recv(2**20), b""))) < size
+
+
+@pytest.mark.parametrize(("count", "answers"), [(17, 17), (1_000, 0)])
+def test_pipelined_requests_are_bounded(server, count, answers):
+    """A few are answered in order; who sends a thousand without reading is sent away."""
+    live = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with http_fakes.connect(server) as connection:
+        connection.sendall(live * count)
+        received = b""
+        while received.count(b'{"status":"live"}') < max(answers, 1) and b" 400 " not in received:
+            received += connection.recv(2**16)
+    assert received.count(b'{"status":"live"}') == answers
+    assert received.startswith(b"HTTP/1.1 200 " if answers else b"HTTP/1.1 400 ")
+
+
+def test_a_slow_reader_is_given_time():
+    """As long as a client goes on reading, however slowly, it gets the whole answer."""
+    protocol = object.__new__(BoundedProtocol)
+    protocol.transport, protocol.loop = create_autospec(asyncio.Transport), Mock()
+    unread = 10 * LEAST_BYTES_READ
+    for left in range(unread, LEAST_BYTES_READ, -LEAST_BYTES_READ):
+        protocol.transport.get_write_buffer_size.return_value = left
+        protocol._check_reader(left + LEAST_BYTES_READ)
+        protocol.transport.abort.assert_not_called()
+        assert protocol.loop.call_later.call_args.args[1:] == (protocol._check_reader, left)
+    protocol._check_reader(left + LEAST_BYTES_READ - 1)
+    protocol.transport.abort.assert_called_once_with()
 
 
 def test_patience_is_not_for_the_server(behind, monkeypatch):
