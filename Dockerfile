@@ -57,6 +57,7 @@ ENV PATH=/opt/protuning/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     HF_HOME=/var/lib/protuning/huggingface \
+    TORCHINDUCTOR_CACHE_DIR=/var/lib/protuning/cache/inductor \
     PROTUNING_HOST=0.0.0.0 \
     PROTUNING_PORT=8000 \
     PROTUNING_BACKBONE=test_resnet \
