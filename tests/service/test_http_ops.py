@@ -196,6 +196,15 @@ async def test_no_markup_is_made_of_what_the_server_says():
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script)
 
 
+async def test_the_page_keeps_no_key():
+    """What a reader types in is gone with the page: no storage, no cookie, no address."""
+    script = (STATIC / "page.js").read_text()
+    assert not re.search(
+        r"localStorage|sessionStorage|indexedDB|cookie|location\.(hash|href)", script
+    )
+    assert 'type="password" autocomplete="off"' in (STATIC / "index.html").read_text()
+
+
 @pytest.mark.parametrize("given", ["abc-123", "x" * 64])
 async def test_a_sane_request_id_is_kept(given):
     """The client can follow its request."""
