@@ -3,6 +3,8 @@
 import logging
 import re
 from collections.abc import MutableMapping
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -14,30 +16,40 @@ Format = Literal["json", "text"]
 _SECRET = ("authorization", "api_key", "key", "token", "password", "secret", "cookie")
 _KEY = re.compile(r"pt_[0-9a-f]{16}_[A-Za-z0-9_-]+")
 _LONGEST = 2_000
+# The logger of what `service.audit` records.
+AUDIT = "protuning.audit"
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
 _QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
-def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
-    """Send the events of structlog and of the standard library to stderr, or to `stream`."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
+def configure(
+    level: Level, form: Format, stream: TextIO | None = None, audit_log: Path | None = None
+) -> None:
+    """Send the events of structlog and of the standard library to stderr, or to `stream`.
+
+    What is audited goes there whatever the level, and as JSON to the file `audit_log` as well,
+    which may be moved away at any time.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                withhold,
-                *_renderers(form),
-                without_keys,
-            ],
-        )
-    )
+    handler.setFormatter(_formatter(form))
+    audit = logging.getLogger(AUDIT)
+    audit.setLevel(logging.INFO)
+    for former in audit.handlers[:]:
+        audit.removeHandler(former)
+        former.close()
+    if audit_log is not None:
+        file = WatchedFileHandler(audit_log)
+        file.setFormatter(_formatter("json"))
+        audit.addHandler(file)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
@@ -48,12 +60,24 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared,
+            *_SHARED,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
+    )
+
+
+def _formatter(form: Format) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*_SHARED, structlog.stdlib.ExtraAdder()],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            withhold,
+            *_renderers(form),
+            without_keys,
+        ],
     )
 
 

@@ -20,6 +20,7 @@ from adapters.errors import (
 from adapters.manifest import AdapterRef
 from adapters.store.index import Index, Task, TaskKey, Usage, Version
 from adapters.store.registry import HELD, Registry
+from service import audit
 from service.cache.adapter_cache import AdapterCache
 from service.cache.resolver import Resolver
 from service.errors import AdapterLoadFailed, ServiceError
@@ -117,6 +118,13 @@ class Manager:
                 is_newest = task.active.get(self._fingerprint, 0) < version.version
                 if is_newest and not version.metadata.get(HELD):
                     await self._activate(version)
+                    audit.record(
+                        "version_activated",
+                        None,
+                        of=version.key.tenant,
+                        task=version.key.task,
+                        version=version.version,
+                    )
             except (ServiceError, UnknownTask, UnknownVersion) as error:
                 log.warning(
                     "pending_version_failed",

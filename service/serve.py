@@ -31,7 +31,7 @@ def serve(settings: Settings) -> None:
     Raises:
         AdapterError: the backbone, its weights or the store cannot be had.
     """
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, audit_log=settings.audit_log)
     asyncio.run(_serve_in_front(settings) if settings.http_workers else _serve(settings))
 
 

@@ -179,6 +179,9 @@ class Settings(BaseSettings):
         default=False,
         description="Send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says.",
     )
+    audit_log: Path | None = Field(
+        default=None, description="A file for every change, as JSON, beside what is logged anyway."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important events that are logged."
     )

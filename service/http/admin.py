@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from adapters.manifest import TenantId
 from service import tenants
 from service.http import schemas
+from service.http.audit import audited, tell
 from service.http.auth import Administering
 from service.http.json_body import described, read_json
 from service.http.paging import CURSOR, DEFAULT_LIMIT, Limit
@@ -20,7 +21,12 @@ TenantCursor = Annotated[TenantId | None, Query(description=CURSOR)]
 OfTenant = Annotated[TenantId | None, Query(description="Only the keys of this tenant.")]
 
 
-@router.post("/keys", status_code=status.HTTP_201_CREATED, openapi_extra=described(schemas.NewKey))
+@router.post(
+    "/keys",
+    status_code=status.HTTP_201_CREATED,
+    openapi_extra=described(schemas.NewKey),
+    dependencies=[audited("key_created")],
+)
 async def create_key(
     request: Request, response: Response, services: Given, _admin: Administering
 ) -> schemas.CreatedKey:
@@ -29,6 +35,7 @@ async def create_key(
     key, token = await services.keys.create(
         wanted.tenant, wanted.scopes, name=wanted.name, expires_at=wanted.expires_at
     )
+    tell(request, created=key.id, of=key.tenant, scopes=sorted(key.scopes))
     response.headers["Cache-Control"] = "no-store"
     return schemas.CreatedKey.with_token(key, token)
 
@@ -49,7 +56,7 @@ async def list_keys(
     )
 
 
-@router.delete("/keys/{key_id}")
+@router.delete("/keys/{key_id}", dependencies=[audited("key_revoked")])
 async def revoke_key(services: Given, _admin: Administering, key_id: KeyId) -> schemas.Key:
     """Revoke a key: at once on this server, within its watch period on others."""
     return schemas.Key.of(await services.keys.revoke(key_id))
@@ -76,17 +83,22 @@ async def show_tenant(services: Given, _admin: Administering, tenant: TenantId) 
     return await _tenant(services, tenant)
 
 
-@router.put("/tenants/{tenant}", openapi_extra=described(schemas.TenantOverrides))
+@router.put(
+    "/tenants/{tenant}",
+    openapi_extra=described(schemas.TenantOverrides),
+    dependencies=[audited("tenant_limited")],
+)
 async def limit_tenant(
     request: Request, services: Given, _admin: Administering, tenant: TenantId
 ) -> schemas.Tenant:
     """Set limits for a tenant: those in the body; for all others the defaults hold again."""
     overrides = await read_json(request, schemas.TenantOverrides)
+    tell(request, limits=overrides.model_dump(exclude_unset=True))
     await services.quotas.override(tenant, overrides)
     return await _tenant(services, tenant)
 
 
-@router.delete("/tenants/{tenant}")
+@router.delete("/tenants/{tenant}", dependencies=[audited("tenant_reset")])
 async def reset_tenant(services: Given, _admin: Administering, tenant: TenantId) -> schemas.Tenant:
     """Let the defaults hold for a tenant."""
     await services.quotas.reset(tenant)

@@ -12,6 +12,7 @@ from adapters.store import index
 from service.cache.adapter_cache import AdapterState
 from service.errors import BackboneConflict, TaskNotFound
 from service.http import oip_schemas as wire
+from service.http.audit import audited
 from service.http.auth import Managing, Reading
 from service.http.inference import unless_gone
 from service.http.json_body import read_small
@@ -101,6 +102,7 @@ async def repository_index(
 @models.post(
     "/repository/models/{task}/load",
     openapi_extra=body_of(required=False, json=referred(wire.LoadRequest)),
+    dependencies=[audited("version_loaded")],
 )
 async def load_model(
     request: Request, services: Given, tenant: Managing, task: TaskId
@@ -116,6 +118,7 @@ async def load_model(
 @models.post(
     "/repository/models/{task}/unload",
     openapi_extra=body_of(required=False, json=referred(wire.LoadRequest)),
+    dependencies=[audited("version_unloaded")],
 )
 async def unload_model(
     request: Request, services: Given, tenant: Managing, task: TaskId

@@ -12,7 +12,8 @@ from service.http.drain import RETRY_AFTER, Drain
 CONNECT_SECONDS = 5.0
 # What concerns one connection and not the request (RFC 9110, 7.6.1), and what this process sets.
 _OF_A_CONNECTION = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding"}
-_OURS = {b"date", b"server", b"x-request-id"}
+RELAYED_FOR = "x-relayed-for"
+_OURS = {b"date", b"server", b"x-request-id", RELAYED_FOR.encode()}
 
 
 class Relay:
@@ -66,9 +67,15 @@ class Relay:
         return self._client.build_request(
             scope["method"],
             httpx.URL("http://engine").copy_with(raw_path=scope["raw_path"] + query),
-            headers=[*headers, (b"x-request-id", scope["state"]["request_id"].encode())],
+            headers=[*headers, *_about(scope)],
             content=Request(scope, receive).stream() if has_body else None,
         )
+
+
+def _about(scope: Scope) -> Iterator[tuple[bytes, bytes]]:
+    yield b"x-request-id", scope["state"]["request_id"].encode()
+    if scope["client"] is not None:
+        yield RELAYED_FOR.encode(), scope["client"][0].encode()
 
 
 async def _answer(response: httpx.Response, send: Send) -> None:

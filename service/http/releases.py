@@ -9,6 +9,7 @@ from adapters.manifest import TaskId
 from adapters.store import index
 from service import types
 from service.http import schemas
+from service.http.audit import audited
 from service.http.auth import Administering, Managing
 from service.http.inference import unless_gone
 from service.http.parameters import Expected, NamedVersion, VersionNumber
@@ -22,7 +23,7 @@ Wanted = Annotated[
 Percent = Annotated[float, Query(gt=0, le=100, description="Its share of the requests.")]
 
 
-@router.post("/canary")
+@router.post("/canary", dependencies=[audited("canary_started")])
 async def start_canary(
     services: Given, tenant: Managing, task: TaskId, version: Wanted, percent: Percent
 ) -> schemas.Canary:
@@ -35,13 +36,15 @@ async def start_canary(
     return schemas.Canary(version=canary.version, percent=canary.percent)
 
 
-@router.delete("/canary", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete(
+    "/canary", status_code=status.HTTP_204_NO_CONTENT, dependencies=[audited("canary_ended")]
+)
 async def end_canary(services: Given, tenant: Managing, task: TaskId) -> None:
     """Give all requests to the active version again."""
     await services.releases.end_canary(index.TaskKey(tenant=tenant, task=task))
 
 
-@router.post("/activate")
+@router.post("/activate", dependencies=[audited("version_activated")])
 async def activate(
     services: Given, tenant: Managing, task: TaskId, version: Wanted, expected: Expected = None
 ) -> schemas.Activation:
@@ -51,13 +54,17 @@ async def activate(
     return schemas.Activation(task=ref.task, version=ref.version)
 
 
-@router.delete("/versions/{version}", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete(
+    "/versions/{version}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    dependencies=[audited("version_retired")],
+)
 async def retire(services: Given, tenant: Managing, task: TaskId, version: VersionNumber) -> None:
     """Remove a version that is neither active nor the canary."""
     await services.releases.retire(index.TaskKey(tenant=tenant, task=task), version)
 
 
-@router.post("/warm")
+@router.post("/warm", dependencies=[audited("version_loaded")])
 async def warm(
     request: Request, services: Given, tenant: Managing, task: TaskId, version: NamedVersion = None
 ) -> schemas.Activation:
@@ -68,13 +75,15 @@ async def warm(
     return schemas.Activation(task=ref.task, version=ref.version)
 
 
-@router.post("/pin", status_code=status.HTTP_204_NO_CONTENT)
+@router.post("/pin", status_code=status.HTTP_204_NO_CONTENT, dependencies=[audited("task_pinned")])
 async def pin(services: Given, admin: Administering, task: TaskId) -> None:
     """Keep a task of the administrator's tenant in every server's engine."""
     await services.pinning.pin(types.TaskKey(admin.tenant, task))
 
 
-@router.delete("/pin", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete(
+    "/pin", status_code=status.HTTP_204_NO_CONTENT, dependencies=[audited("task_unpinned")]
+)
 async def unpin(services: Given, admin: Administering, task: TaskId) -> None:
     """Let a task leave the engine like any other."""
     await services.pinning.unpin(types.TaskKey(admin.tenant, task))

@@ -12,6 +12,7 @@ from adapters.store import index
 from service import types
 from service.errors import RequestCancelled
 from service.http import schemas
+from service.http.audit import audited, tell
 from service.http.auth import Managing, Reading
 from service.http.bodies import MULTIPART
 from service.http.errors import InvalidRequest, UnsupportedContentType
@@ -58,7 +59,12 @@ _BODY = {
 }
 
 
-@router.post("/tasks", status_code=status.HTTP_201_CREATED, openapi_extra=_BODY)
+@router.post(
+    "/tasks",
+    status_code=status.HTTP_201_CREATED,
+    openapi_extra=_BODY,
+    dependencies=[audited("version_registered")],
+)
 async def register(
     request: Request, response: Response, services: Given, tenant: Managing
 ) -> schemas.Version:
@@ -71,7 +77,9 @@ async def register(
     activate = _TRUTH.get(fields.get(ACTIVATE_FIELD, b"true"))
     if activate is None:
         raise InvalidRequest(f"{ACTIVATE_FIELD} is neither true nor false. Send one of them.")
+    tell(request, task=key.task, size=len(fields[CHECKPOINT_FIELD]), activate=activate)
     version = await services.manager.register(key, fields[CHECKPOINT_FIELD], activate=activate)
+    tell(request, version=version.version, digest=version.digest)
     response.headers["Location"] = f"/tasks/{key.task}/versions/{version.version}/checkpoint"
     return _version(version)
 
@@ -95,19 +103,22 @@ async def show_task(services: Given, tenant: Reading, task: TaskId) -> schemas.T
     return _task(found, services)
 
 
-@router.delete("/tasks/{task}", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete(
+    "/tasks/{task}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[audited("task_deleted")]
+)
 async def delete_task(services: Given, tenant: Managing, task: TaskId) -> None:
     """Delete a task with all its versions. Requests in flight are still answered."""
     await services.manager.delete(index.TaskKey(tenant=tenant, task=task))
 
 
-@router.post("/tasks/{task}/rollback")
+@router.post("/tasks/{task}/rollback", dependencies=[audited("version_rolled_back")])
 async def rollback(
-    services: Given, tenant: Managing, task: TaskId, expected: Expected = None
+    request: Request, services: Given, tenant: Managing, task: TaskId, expected: Expected = None
 ) -> schemas.Activation:
     """Make the version that was active before the active one again."""
     key = index.TaskKey(tenant=tenant, task=task)
     ref = await services.manager.rollback(key, expected=expected)
+    tell(request, version=ref.version)
     return schemas.Activation(task=ref.task, version=ref.version)
 
 

@@ -38,6 +38,7 @@ from service.predict import Predictor
 from service.proving import Prover
 from service.quotas import Quotas
 from service.releases import Releases
+from service.residency import Residency
 from service.routing import Router
 from service.tracing import Tracer
 from service.types import BatchLimits
@@ -224,6 +225,7 @@ class Service:
     manager: Manager
     releases: Releases
     pinning: Pinning
+    residency: Residency
     quotas: Quotas
     metrics: Metrics
 
@@ -266,10 +268,12 @@ async def service(
     manager = Manager(registry, index, cache, resolver, router, quotas, fingerprint)
     releases = Releases(index, cache, resolver, router, fingerprint)
     pinning = Pinning(policies, resolver, cache)
+    residency = Residency(resolver, cache)
     try:
         yield Service(
             engine, index, blobs, registry, queue, dispatcher, host, device, prover, cache,
-            resolver, predictor, manager, releases, pinning, quotas, metrics,
+            resolver, predictor, manager, releases, pinning, residency, quotas,
+            metrics,
         )  # fmt: skip
     finally:
         pinning.close()
