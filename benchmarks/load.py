@@ -33,6 +33,8 @@ class Plan:
         connections: Kept open in a closed loop; at most so many in an open one.
         seconds: How long to send.
         rate: Requests per second of an open loop; None for a closed one.
+        key: An API key that goes along.
+        seed: Of the random times.
     """
 
     host: str
@@ -42,6 +44,8 @@ class Plan:
     connections: int
     seconds: float
     rate: float | None = None
+    key: str | None = None
+    seed: int = 0
 
 
 @dataclass
@@ -120,7 +124,7 @@ async def _open(
     plan: Plan, pool: list[_Connection], requests: Iterator[bytes], report: Report
 ) -> None:
     assert plan.rate is not None  # noqa: S101  the caller has looked
-    generator = random.Random(0)  # noqa: S311  arrivals, not secrets
+    generator = random.Random(plan.seed)  # noqa: S311  arrivals, not secrets
     free: asyncio.Queue[_Connection] = asyncio.Queue()
     for connection in pool:
         free.put_nowait(connection)
@@ -157,6 +161,8 @@ def _requests(plan: Plan) -> list[bytes]:
     """Every path with every body."""
     bodies = [base64.b64decode(body) for body in plan.bodies]
     head = b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\nContent-Length: %d"
+    if plan.key is not None:
+        head += b"\r\nX-API-Key: " + plan.key.encode()
     return [
         head % (path.encode(), len(body)) + b"\r\n\r\n" + body
         for body in bodies

@@ -79,6 +79,7 @@ class Bench:
     batch: int
     address: tuple[str, int]
     workers: Workers | None
+    keys: KeyRing
 
     async def engine_alone(self, seconds: float) -> tuple[float, float]:
         """Images a second and processor seconds per image of full mixed batches, one by one."""
@@ -166,11 +167,11 @@ async def open_bench(
             workers = Workers(plan, predictor, metrics)
             stack.push_async_callback(workers.close)
             await workers.start()
-            yield Bench(engine, slots, batch, address, workers)
+            yield Bench(engine, slots, batch, address, workers, keys)
             return
         here = _serve_here(settings, keys, predictor, metrics, preprocessing, listening)
         await stack.enter_async_context(here)
-        yield Bench(engine, slots, batch, address, None)
+        yield Bench(engine, slots, batch, address, None, keys)
 
 
 @asynccontextmanager
@@ -189,6 +190,7 @@ async def _serve_here(
         front = Front(
             predictor=predictor,
             keys=keys,
+            admission=Admission(settings.requests_in_flight),
             images=images,
             metrics=metrics,
             tracer=Tracer(),

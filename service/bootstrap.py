@@ -296,6 +296,7 @@ def _services(
         releases=core.releases,
         pinning=core.pinning,
         keys=keys,
+        admission=Admission(settings.requests_in_flight),
         quotas=core.quotas,
         images=images,
         metrics=core.metrics,

@@ -94,6 +94,8 @@ def plan_of(
     count = settings.http_workers
     share = settings.model_copy(
         update={
+            # Connections fall on the processes as chance has it.
+            "requests_in_flight": math.ceil(2 * settings.requests_in_flight / count),
             "decoders": math.ceil(settings.decoders / count),
             "max_buffered_bytes": max(
                 settings.max_buffered_bytes // count, settings.max_body_bytes

@@ -16,6 +16,7 @@ import torch
 
 from adapters.manifest import Preprocessing
 from service import logs
+from service.admission import Admission
 from service.bootstrap import image_reader, open_policies, request_limits, running
 from service.errors import LineBroken
 from service.http.app import create_front_app
@@ -71,6 +72,7 @@ async def _serve(descriptors: _Descriptors) -> int:
         front = Front(
             predictor=predictor,
             keys=keys,
+            admission=Admission(settings.requests_in_flight),
             images=images,
             metrics=LineMetrics(frames),
             # Its phases are traced where they happen: in the engine's process.

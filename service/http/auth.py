@@ -1,11 +1,13 @@
 """Who asks: the key of a request becomes a principal, and each route says which scope it needs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from service.errors import Overloaded
 from service.http.services import GivenFront
 from service.tenants import Principal, Scope
 
@@ -46,8 +48,21 @@ def _tenant_of(*scopes: Scope) -> Callable[[Principal], Awaitable[str]]:
     return tenant
 
 
+async def _taken_in(
+    front: GivenFront, principal: Annotated[Principal, Depends(_having("predict"))]
+) -> AsyncIterator[str]:
+    """Hold a place before the body is read, so that a flood costs nobody its decoding."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(front.admission.admit(principal.tenant))
+        except Overloaded:
+            front.metrics.rejected("Overloaded")
+            raise
+        yield principal.tenant
+
+
 # The tenant of a request that predicts, changes tasks, or looks at them.
-Predicting = Annotated[str, Depends(_tenant_of("predict"))]
+Predicting = Annotated[str, Depends(_taken_in)]
 Managing = Annotated[str, Depends(_tenant_of("manage"))]
 Reading = Annotated[str, Depends(_tenant_of("predict", "manage"))]
 Administering = Annotated[Principal, Depends(_having("admin"))]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.admission import Admission
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
 from service.images import ImageReader
@@ -45,6 +46,7 @@ class Front:
     Args:
         predictor: Predicts, here or in the engine's process.
         keys: Knows who presents which key.
+        admission: How many predictions are taken in at a time, their bodies not yet read.
         images: Decodes.
         metrics: Is told of every request.
         tracer: Likewise.
@@ -54,6 +56,7 @@ class Front:
 
     predictor: Predictor | RemotePredictor
     keys: KeyRing
+    admission: Admission
     images: ImageReader
     metrics: Metrics
     tracer: Tracer
@@ -68,6 +71,7 @@ class Services(Front):
     Args:
         predictor: Predicts.
         keys: Knows who presents which key.
+        admission: How many predictions are taken in at a time, their bodies not yet read.
         images: Decodes.
         metrics: What a scrape gets.
         tracer: Is told of every request.

@@ -21,6 +21,7 @@ from adapters.manifest import Preprocessing
 from adapters.preprocess import ImageLimits
 from adapters.store.index import Task, TaskKey, Usage, Version
 from service import types
+from service.admission import Admission
 from service.canary import Canary
 from service.errors import TaskNotFound
 from service.http.app import create_app
@@ -322,6 +323,7 @@ def services(**changes: object) -> Iterator[Services]:
         pinning=FakePinning(manager),
         residency=FakeResidency(manager),
         keys=policy_fakes.key_ring(),
+        admission=Admission(512),
         quotas=policy_fakes.quotas(),
         images=images,
         metrics=PrometheusMetrics(),
