@@ -226,3 +226,42 @@ def index(
         return
     for result in results:
         typer.echo(f"{result.name}: p50 {result.p50_ms:.2f} ms, p99 {result.p99_ms:.2f} ms")
+
+
+@app.command(epilog="Example: protuning bench tenants --backbone vit_tiny_patch16_224 --rounds 3")
+def tenants(
+    backbone: Backbone = "resnet50",
+    weights: Weights = "random",
+    tenants: Annotated[int, typer.Option(min=2, help="One of them floods.")] = 4,
+    batch: Batch = 8,
+    kind: EngineChoice = Kind.TORCH,
+    dtype: Precision = Dtype.FLOAT32,
+    saturation: Annotated[float, typer.Option(help="All shares, of the capacity.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 3,
+    seconds: Seconds = 20.0,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """What tenants keep of their share, and wait, while another one sends twenty times its own."""
+    from adapters.backbone import load_backbone
+    from benchmarks.tenants import measure
+
+    result = asyncio.run(
+        measure(
+            load_backbone(backbone, weights),
+            tenants=tenants,
+            batch=batch,
+            kind=kind.value,
+            dtype=dtype.value,
+            saturation=saturation,
+            rounds=rounds,
+            seconds=seconds,
+        )
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    typer.echo(
+        f"{result.backbone}, {result.dtype}, {tenants} tenants at {result.share:.1f} images/s "
+        f"each: beside a flood of twenty shares they keep {result.kept:.3f} of theirs, and "
+        f"their p99 is {result.p99_ratio:.2f} of that without it."
+    )

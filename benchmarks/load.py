@@ -77,6 +77,11 @@ class _Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(0)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return self._transport is None or self._transport.is_closing()
+
     def data_received(self, data: bytes) -> None:
         """A piece of an answer."""
         self._parser.feed_data(data)
@@ -125,12 +130,15 @@ async def _open(
 ) -> None:
     assert plan.rate is not None  # noqa: S101  the caller has looked
     generator = random.Random(plan.seed)  # noqa: S311  arrivals, not secrets
-    free: asyncio.Queue[_Connection] = asyncio.Queue()
+    # The one used last first, so that the others may idle until the server closes them.
+    free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
     for connection in pool:
         free.put_nowait(connection)
 
     async def ask(due: float) -> None:
         connection = await free.get()
+        if connection.is_closed:
+            connection = await _connect(plan)
         _count(await connection.ask(next(requests)), due, report)
         free.put_nowait(connection)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from adapters.backbone import StagedBackbone
-from adapters.proof import DtypeName
 from benchmarks import load
 from benchmarks.server import Bench, open_bench
+from service.engines.choice import DtypeChoice, EngineKind
 from service.tenants import Scope
 
 FLOOD = 20.0
@@ -60,8 +60,8 @@ async def measure(
     *,
     tenants: int,
     batch: int,
-    dtype: DtypeName,
-    compile_stages: bool,
+    kind: EngineKind,
+    dtype: DtypeChoice,
     saturation: float,
     rounds: int,
     seconds: float,
@@ -71,8 +71,8 @@ async def measure(
         backbone,
         tasks=tenants,
         batch=batch,
+        kind=kind,
         dtype=dtype,
-        compile_stages=compile_stages,
         http_workers=0,
     )
     async with opened as bench:
@@ -86,7 +86,7 @@ async def measure(
             flooded.append(await _run(bench, keys, flood, seconds))
     return TenantsResult(
         backbone=backbone.spec.name,
-        dtype=dtype,
+        dtype=bench.engine.dtype,
         tenants=tenants,
         saturation=saturation,
         rounds=rounds,
