@@ -50,8 +50,6 @@ RULES = {
     ("GET", "/"): Rule(OPEN),
     ("GET", "/openapi.json"): Rule(OPEN),
     ("GET", "/docs"): Rule(OPEN),
-    ("GET", "/docs/oauth2-redirect"): Rule(OPEN),
-    ("GET", "/redoc"): Rule(OPEN),
     ("GET", "/static"): Rule(OPEN),
     ("GET", "/health/live"): Rule(OPEN),
     ("GET", "/health/ready"): Rule(OPEN),
