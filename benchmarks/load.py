@@ -20,6 +20,8 @@ from itertools import cycle
 
 import httptools
 
+Sent = tuple[str, dict[str, str], str]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -28,8 +30,7 @@ class Plan:
     Args:
         host: The server's.
         port: The server's.
-        paths: They take turns.
-        bodies: JPEG files in base64; they take turns, too.
+        requests: Path, headers and body (in base64) of each; they take turns.
         connections: Kept open in a closed loop; at most so many in an open one.
         seconds: How long to send.
         rate: Requests per second of an open loop; None for a closed one.
@@ -39,8 +40,7 @@ class Plan:
 
     host: str
     port: int
-    paths: list[str]
-    bodies: list[str]
+    requests: list[Sent]
     connections: int
     seconds: float
     rate: float | None = None
@@ -166,16 +166,16 @@ async def _connect(plan: Plan) -> _Connection:
 
 
 def _requests(plan: Plan) -> list[bytes]:
-    """Every path with every body."""
-    bodies = [base64.b64decode(body) for body in plan.bodies]
-    head = b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\nContent-Length: %d"
-    if plan.key is not None:
-        head += b"\r\nX-API-Key: " + plan.key.encode()
-    return [
-        head % (path.encode(), len(body)) + b"\r\n\r\n" + body
-        for body in bodies
-        for path in plan.paths
-    ]
+    """What is written to a connection."""
+    key = {} if plan.key is None else {"X-API-Key": plan.key}
+    return [_written(path, {**headers, **key}, body) for path, headers, body in plan.requests]
+
+
+def _written(path: str, headers: dict[str, str], encoded: str) -> bytes:
+    body = base64.b64decode(encoded)
+    named = {"Host": "bench", "Content-Length": len(body), **headers}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _cpu_seconds() -> float:

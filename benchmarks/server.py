@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -96,36 +96,48 @@ class Bench:
         done = number * self.batch
         return done / wall, (time.process_time() - cpu) / done
 
-    async def over_http(self, plan: load.Plan) -> load.Report:
-        """Have a process of its own send requests."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.load",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**26,
-        )
-        assert process.stdin is not None  # noqa: S101  both are pipes
-        assert process.stdout is not None  # noqa: S101
-        process.stdin.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
-        await process.stdout.readline()
-        process.stdin.write(b"go\n")
-        report = load.Report(**json.loads(await process.stdout.read()))
-        await process.wait()
-        return report
-
     def plan(self, seconds: float, *, rate: float | None = None) -> load.Plan:
         """Requests for all tasks in turn; in a closed loop enough of them for three batches."""
         return load.Plan(
             host=self.address[0],
             port=self.address[1],
-            paths=[f"/tasks/task{number}/predict" for number in range(len(self.slots))],
-            bodies=[base64.b64encode(jpeg(224, seed)).decode() for seed in range(13)],
+            requests=predictions(range(len(self.slots))),
             connections=3 * self.batch if rate is None else 256,
             seconds=seconds,
             rate=rate,
         )
+
+
+def predictions(tasks: Sequence[int]) -> list[load.Sent]:
+    """Requests for some tasks in turn, with 13 images or more."""
+    return [
+        (
+            f"/tasks/task{tasks[number % len(tasks)]}/predict",
+            {"Content-Type": "image/jpeg"},
+            base64.b64encode(jpeg(224, number)).decode(),
+        )
+        for number in range(max(13, len(tasks)))
+    ]
+
+
+async def send(plan: load.Plan) -> load.Report:
+    """Have a process of its own send requests."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "benchmarks.load",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**26,
+    )
+    assert process.stdin is not None  # noqa: S101  both are pipes
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
+    await process.stdout.readline()
+    process.stdin.write(b"go\n")
+    report = load.Report(**json.loads(await process.stdout.read()))
+    await process.wait()
+    return report
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from adapters.backbone import StagedBackbone
 from benchmarks import load
-from benchmarks.server import Bench, open_bench
+from benchmarks.server import Bench, open_bench, predictions, send
 from service.engines.choice import DtypeChoice, EngineKind
 from service.tenants import Scope
 
@@ -109,8 +109,8 @@ async def _key(bench: Bench, number: int) -> str:
 async def _capacity(bench: Bench, key: str, seconds: float) -> float:
     """Answers a second of a closed loop, once more before it counts."""
     plan = dataclasses.replace(bench.plan(seconds), key=key)
-    await bench.over_http(plan)
-    report = await bench.over_http(plan)
+    await send(plan)
+    report = await send(plan)
     return report.answered / report.wall_seconds
 
 
@@ -119,13 +119,13 @@ async def _run(bench: Bench, keys: list[str], rates: list[float], seconds: float
         dataclasses.replace(
             bench.plan(seconds, rate=rate),
             key=key,
-            paths=[f"/tasks/task{number}/predict"],
+            requests=predictions([number]),
             connections=CONNECTIONS,
             seed=number,
         )
         for number, (key, rate) in enumerate(zip(keys, rates, strict=True))
     ]
-    flooder, *quiet = await asyncio.gather(*(bench.over_http(plan) for plan in plans))
+    flooder, *quiet = await asyncio.gather(*(send(plan) for plan in plans))
     p50, p99 = np.percentile([each for report in quiet for each in report.latencies], [50, 99])
     return Run(
         kept=min(map(_kept, quiet)),

@@ -1,0 +1,32 @@
+"""How a library's mixed batches are timed: on demand, for some seconds, in its own process."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def serve_rounds(run: Callable[[int], object], batch: int) -> None:
+    """For each line of the standard input, that many seconds of `run(number)`: a JSON report.
+
+    `run` is given a running number, and runs `batch` images of as many tasks.
+    """
+    number = 0
+    run(number)
+    _say({"ready": True})
+    for line in sys.stdin:
+        latencies: list[float] = []
+        cpu, until = time.process_time(), time.perf_counter() + float(line)
+        while (began_at := time.perf_counter()) < until:
+            number += 1
+            run(number)
+            latencies.append(time.perf_counter() - began_at)
+        cpu_ms = 1e3 * (time.process_time() - cpu) / (batch * len(latencies))
+        _say({"cpu_ms": cpu_ms, "p99_ms": 1e3 * float(np.percentile(latencies, 99))})
+
+
+def _say(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
