@@ -135,9 +135,10 @@ async def send(plan: load.Plan) -> load.Report:
     process.stdin.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
     await process.stdout.readline()
     process.stdin.write(b"go\n")
-    report = load.Report(**json.loads(await process.stdout.read()))
-    await process.wait()
-    return report
+    output = await process.stdout.read()
+    if await process.wait():
+        raise RuntimeError("The load generator failed; what it wrote to its log says why.")
+    return load.Report(**json.loads(output))
 
 
 @asynccontextmanager
@@ -166,6 +167,8 @@ async def open_bench(
             index=f"sqlite:///{directory}/index.db",
             http_workers=http_workers,
             batch_images=batch,
+            # A machine that is busy with other things as well makes requests late, not wrong.
+            timeout_ms=60_000,
             log_level="warning",
         )
         policies, keys = await stack.enter_async_context(open_policies(settings))

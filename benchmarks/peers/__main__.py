@@ -106,25 +106,26 @@ def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]
         process.wait()
 
 
-def _line(process: subprocess.Popen[str]) -> str:
+def _line(process: subprocess.Popen[str], start: str) -> str:
+    """The next line that begins with `start`: libraries say all kinds of things."""
     assert process.stdout is not None  # noqa: S101  a pipe
     while line := process.stdout.readline():
-        if line[0] in "{0123456789":
-            return line
-    raise SystemExit(f"{process.args!r} ended before it had said anything.")
+        if line.startswith(start):
+            return line.removeprefix(start)
+    raise SystemExit(f"{process.args!r} ended before it had said {start!r}.")
 
 
 @contextmanager
 def library(command: list[str], folder: Path) -> Iterator[_Contestant]:
     """A program that runs rounds when it is told to."""
     with _process(command, folder) as process:
-        _line(process)
+        _line(process, "ready")
 
         def run(seconds: float) -> _Round:
             assert process.stdin is not None  # noqa: S101  a pipe
             process.stdin.write(f"{seconds}\n")
             process.stdin.flush()
-            return _Round(**json.loads(_line(process)))
+            return _Round(**json.loads(_line(process, "round ")))
 
         yield _Contestant(run, lambda: memory_bytes(process.pid))
 
@@ -133,7 +134,7 @@ def library(command: list[str], folder: Path) -> Iterator[_Contestant]:
 def server(command: list[str], folder: Path, tasks: int, port: int | None) -> Iterator[_Contestant]:
     """A program that serves; on the port that it says, unless it was told one."""
     with _process(command, folder) as process:
-        at = int(_line(process)) if port is None else port
+        at = int(_line(process, "port ")) if port is None else port
         is_litserve = any("litserve" in part for part in command)
         requests = _json_requests(tasks) if is_litserve else _raw_requests(tasks)
         _wait_until_it_answers(at, requests, process)

@@ -9,13 +9,13 @@ import numpy as np
 
 
 def serve_rounds(run: Callable[[int], object], batch: int) -> None:
-    """For each line of the standard input, that many seconds of `run(number)`: a JSON report.
+    """For each line of the standard input, that many seconds of `run(number)`: a report.
 
     `run` is given a running number, and runs `batch` images of as many tasks.
     """
     number = 0
     run(number)
-    _say({"ready": True})
+    _say("ready")
     for line in sys.stdin:
         latencies: list[float] = []
         cpu, until = time.process_time(), time.perf_counter() + float(line)
@@ -24,9 +24,10 @@ def serve_rounds(run: Callable[[int], object], batch: int) -> None:
             run(number)
             latencies.append(time.perf_counter() - began_at)
         cpu_ms = 1e3 * (time.process_time() - cpu) / (batch * len(latencies))
-        _say({"cpu_ms": cpu_ms, "p99_ms": 1e3 * float(np.percentile(latencies, 99))})
+        found = {"cpu_ms": cpu_ms, "p99_ms": 1e3 * float(np.percentile(latencies, 99))}
+        _say(f"round {json.dumps(found)}")
 
 
-def _say(message: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

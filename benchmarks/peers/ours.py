@@ -33,7 +33,7 @@ async def main(given: argparse.Namespace) -> None:
         if given.batches:
             await asyncio.to_thread(serve_rounds, run, BATCH)
             return
-        sys.stdout.write(f"{bench.address[1]}\n")
+        sys.stdout.write(f"port {bench.address[1]}\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 
