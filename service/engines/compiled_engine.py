@@ -70,7 +70,8 @@ class CompiledEngine(TorchEngine):
         for variable in _CACHES:
             os.environ.setdefault(variable, _PRIMITIVES)
         # Not below /tmp, torch's own default, where other users could have put code to run.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+        # (torch has set it to that by now, on the import of libraries that compile.)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
         load_kernels(cache)
         super().__init__(backbone, capacity_bytes=capacity_bytes, dtype=dtype)
         self._plans: dict[Slot, Tensor] = {}
