@@ -22,13 +22,13 @@ from training.learners import FeatureLearner, ImageLearner, Learner, compute_fea
 from training.loop import Clock, Loop
 from training.machine import find_machine, memory_errors
 from training.methods import METHODS, settle
-from training.probe import StandardizedLinear, start_as_probe
 from training.progress import CsvObserver, Observer, Observers, TensorBoardObserver
 from training.results import Finished, Run, write_results
+from training.standardize import StandardizedLinear
 from training.stopping import StopRequest
 
-# More images make the head's scales and start no better, and take as long as an epoch.
-_MOST_PROBED = 10_000
+# More images make the head's scales no better, and take as long as an epoch.
+_MOST_SEEN = 10_000
 # Options that say how a run is carried out, not what comes out.
 _OF_NO_EFFECT = {
     "data",
@@ -152,9 +152,9 @@ def _learner(run: Run) -> Learner:
     by_image = ImageLearner(
         run.model, plan, splits.train, splits.val, preprocessing, config.augment, machine
     )
-    if not run.method.servable:
+    if not run.method.servable or run.method.prompts:
         return by_image
-    cached = not run.method.prompts and config.augment == "none"
+    cached = config.augment == "none"
     seen = splits.train if cached else _some(splits.train, config.seed)
     features = compute_features(run.model, seen, machine)
     head = StandardizedLinear(run.model.adapter.head, features.inputs)
@@ -162,14 +162,12 @@ def _learner(run: Run) -> Learner:
     if cached:
         val = compute_features(run.model, splits.val, machine) if splits.val else None
         return FeatureLearner(head, plan, features, val, machine)
-    if run.method.prompts:
-        start_as_probe(head, *features)
     return by_image
 
 
 def _some(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """As many images as the head's start needs."""
-    drawn = np.random.default_rng(seed).permutation(len(samples))[:_MOST_PROBED]
+    """As many images as tell how features are distributed."""
+    drawn = np.random.default_rng(seed).permutation(len(samples))[:_MOST_SEEN]
     return [samples[index] for index in drawn]
 
 

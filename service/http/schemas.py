@@ -123,7 +123,7 @@ class NewKey(BaseModel):
     scopes: Annotated[
         frozenset[Scope],
         # One that is named twice is meant once.
-        Field(min_length=1, json_schema_extra={"uniqueItems": False}),
+        Field(min_length=1, strict=False, json_schema_extra={"uniqueItems": False}),
     ] = frozenset({"predict"})
     name: KeyName = ""
     expires_at: float | None = None

@@ -23,14 +23,13 @@ def options(**changed):
     return EngineOptions(**{**given, "batch_images": 2, "cache": makers.KERNELS, **changed})
 
 
-def test_one_compilation_serves_every_batch(monkeypatch):
+def test_one_compilation_serves_every_batch():
     """Batches of any size, mix and sharing get the slow way's logits, with nothing compiled anew.
 
     Adapters come and go meanwhile, with other heads and other prompts.
     """
     engine = makers.engine("compiled", NAME, capacity_bytes=2**23)
     engine.warm_up([4])
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     size = engine.spec.preprocessing
     images = makers.pixels(4, size.height, size.width)
     checkpoints = [makers.checkpoint(NAME, classes, seed) for seed, classes in enumerate(CLASSES)]
@@ -41,7 +40,8 @@ def test_one_compilation_serves_every_batch(monkeypatch):
         cut = len(rows) // 2
         bounds = [(0, cut), (cut, len(rows))] if cut else [(0, 1)]
         parts = tuple(EngineSegment(s, *b) for s, b in zip(slots, bounds, strict=False))
-        answers = engine.run(EngineBatch(images, torch.tensor(rows), parts))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            answers = engine.run(EngineBatch(images, torch.tensor(rows), parts))
         for number, (start, stop), logits in zip(chosen, bounds, answers, strict=False):
             wanted = models[number].predict(images[rows[start:stop]])
             assert (logits - wanted).abs().max() <= 1e-4 * max(1, wanted.abs().max())

@@ -198,6 +198,8 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
 
 def test_a_second_ctrl_c_acts_at_once():
     """Who cannot wait for the step does not have to."""
+    # A process that a script starts in the background begins with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested

@@ -1,4 +1,4 @@
-"""The head of a frozen backbone: it trains on standardised features, and starts as a linear probe.
+"""The head of a frozen backbone trains on standardised features.
 
 Features of different backbones and channels differ in scale by a factor of ten and more. One
 learning rate and one weight decay suit all once each feature has mean 0 and variance 1 over the
@@ -7,11 +7,7 @@ training images. The scales fold into the linear layer at the end: an adapter kn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-# The precision of the prior of a probe's weights: below 1 it overfits, above 100 it underfits.
-_L2 = 10.0
-_ITERATIONS = 100
 # A feature that hardly varies in training may vary more later: it is scaled up by no more than
 # ten times what the mean feature is.
 _SMALLEST_STD = 0.1
@@ -51,27 +47,3 @@ class StandardizedLinear(nn.Linear):
         folded.weight.copy_(weight)
         folded.bias.copy_(self.bias.double() - weight @ self.mean.double())
         return folded
-
-
-@torch.no_grad()
-def start_as_probe(head: StandardizedLinear, features_NF: Tensor, labels_N: Tensor) -> None:
-    """Set the weights to those of a logistic regression with an L2 penalty, by L-BFGS in float64.
-
-    It is the best that the head can do while the prompts do nothing, so that they begin with what
-    the head alone cannot learn.
-    """
-    inputs, labels = head.standardize(features_NF).double().cpu(), labels_N.cpu()
-    weight = torch.zeros(head.weight.shape, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(head.bias.shape, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
-
-    def objective() -> float:
-        solver.zero_grad()
-        penalty = _L2 / 2 / len(labels) * weight.square().sum()
-        loss = F.cross_entropy(F.linear(inputs, weight, bias), labels) + penalty
-        torch.autograd.backward(loss)
-        return loss.item()
-
-    solver.step(objective)  # type: ignore[no-untyped-call]
-    head.weight.copy_(weight)
-    head.bias.copy_(bias)
