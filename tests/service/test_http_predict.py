@@ -1,5 +1,6 @@
 """The routes that predict: every form of a body, every parameter, and what is wrong with them."""
 
+import asyncio
 import base64
 import json
 import threading
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.anyio
 
 DARK, BRIGHT = (Image.new("RGB", (9, 9), (value,) * 3) for value in (10, 200))
 PNG = {"content-type": "image/png"}
+JPEG = {"content-type": "image/jpeg"}
 
 
 @pytest.fixture
@@ -254,3 +256,14 @@ def test_a_client_that_leaves_has_its_work_cancelled(behind):
             connection.sendall(head + body)
             assert behind.predictor.waiting.wait(20)
         assert behind.predictor.cancelled.wait(20)
+
+
+async def test_a_poison_image_leaves_its_neighbours_alone(client):
+    """Requests decoded beside broken ones answer as they do alone."""
+    whole = makers.encode(DARK, "JPEG")
+    bodies = [whole, whole[: len(whole) // 2], whole, b"no image", whole]
+    answers = await asyncio.gather(
+        *(client.post("/tasks/flowers/predict", content=body, headers=JPEG) for body in bodies)
+    )
+    assert [answer.status_code for answer in answers] == [200, 422, 200, 415, 200]
+    assert all(_seen(answer.json()) == ["10"] for answer in answers[::2])
