@@ -173,7 +173,7 @@ def _requests(plan: Plan) -> list[bytes]:
 
 def _written(path: str, headers: dict[str, str], encoded: str) -> bytes:
     body = base64.b64decode(encoded)
-    named = {"Host": "bench", "Content-Length": len(body), **headers}
+    named = {"Host": "127.0.0.1", "Content-Length": len(body), **headers}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
