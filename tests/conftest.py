@@ -13,6 +13,11 @@ from tests.s3_servers import S3Server
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a person ask for counts that take many minutes; everybody else gets small ones."""
+    parser.addoption("--full", action="store_true", help="Large counts where tests have them.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _deterministic() -> None:
     """Make torch refuse what it cannot do the same way twice."""

@@ -16,6 +16,7 @@ from service.cli import app
 from service.settings import Settings
 from tests import makers
 from tests.server_processes import ServerProcess
+from tests.service.test_http_hostile import HOSTILE_IMAGES
 
 BACKBONE = "test_resnet"
 PICTURES = [makers.encode(makers.picture(90, 120, seed), "JPEG") for seed in range(3)]
@@ -144,6 +145,9 @@ def test_hostile_bodies_cost_bounded_memory(server, files):
                 files=[("images", ("1", PICTURES[0])) for _ in range(1_000)],
             )
             assert many.status_code == 413
+            assert status(PICTURES[0], {"content-type": "text/html"}).status_code == 415
+            for name, (image, wanted) in HOSTILE_IMAGES.items():
+                assert status(image, png).status_code == wanted, name
         assert status(PICTURES[0], png).status_code == 200
         assert server.peak_memory() - before < 160 * MEBIBYTE
 
