@@ -129,7 +129,8 @@ def _fit(run: Run, observers: Sequence[Observer], stop: StopRequest, clock: Cloc
         run.images.splits.test,
         run.model.backbone.spec.preprocessing,
         device=run.machine.device,
-        precision=run.machine.precision,
+        # As it will be served and as `protuning evaluate` counts, whatever it was trained in.
+        precision="fp32",
         workers=run.machine.workers,
     )
     counts = run.train_counts
