@@ -33,8 +33,8 @@ class EngineOptions:
     """What an engine is asked to be.
 
     Args:
-        kind: "torch" starts at once, "compiled" is two to four times as fast on a CPU, "onnx" lies
-            between them, and "auto" takes the fastest that works here.
+        kind: "torch" starts at once, "compiled" is the faster one on a CPU (docs/performance.md),
+            "onnx" runs ONNX Runtime, and "auto" takes the fastest that works here.
         dtype: "auto" takes bfloat16 where the machine is fast at it and the backbone bears it.
         device: A torch device.
         capacity_bytes: The budget for adapters.
