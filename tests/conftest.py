@@ -18,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="Large counts where tests have them.")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Large counts take as long as they take; anything else that runs so long hangs."""
+    if config.getoption("--full"):
+        config.option.timeout = 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _deterministic() -> None:
     """Make torch refuse what it cannot do the same way twice."""

@@ -60,7 +60,8 @@ def _fitting(name, config):
 def images(name):
     """A few images that all tests of a backbone share."""
     size = makers.backbone(name).spec.preprocessing
-    return makers.pixels(IMAGES if name in QUICK else 2, size.height, size.width)
+    count = IMAGES if name in QUICK else 2
+    return makers.pictures(count, size.height, size.width, seed=100)
 
 
 @cache

@@ -16,6 +16,7 @@ from tests import makers
 from tests.service.fakes import (
     ANYIO_BACKEND,
     FakeEngine,
+    advance,
     breathe,
     checkpoints,
     predictions_of,
@@ -227,8 +228,8 @@ async def test_a_pinned_task_stays_and_follows_its_active_version(tmp_path, made
         refused = asyncio.create_task(
             stack.predictor.predict("default", "birds", ONE_IMAGE, deadline=math.inf)
         )
-        await breathe()
-        asyncio.get_running_loop().now += 60
+        await until(lambda: stack.cache.state(made[1].digest) == "placing")
+        await advance(60)
         with pytest.raises(Overloaded):
             await refused
         await stack.pinning.unpin(FLOWERS_NAME)
