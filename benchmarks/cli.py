@@ -236,7 +236,6 @@ def tenants(
     batch: Batch = 8,
     kind: EngineChoice = Kind.TORCH,
     dtype: Precision = Dtype.FLOAT32,
-    saturation: Annotated[float, typer.Option(help="All shares, of the capacity.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 3,
     seconds: Seconds = 20.0,
     as_json: Json = False,  # noqa: FBT002
@@ -252,7 +251,6 @@ def tenants(
             batch=batch,
             kind=kind.value,
             dtype=dtype.value,
-            saturation=saturation,
             rounds=rounds,
             seconds=seconds,
         )
@@ -261,7 +259,7 @@ def tenants(
         typer.echo(json.dumps(dataclasses.asdict(result)))
         return
     typer.echo(
-        f"{result.backbone}, {result.dtype}, {tenants} tenants at {result.share:.1f} images/s "
-        f"each: beside a flood of twenty shares they keep {result.kept:.3f} of theirs, and "
-        f"their p99 is {result.p99_ratio:.2f} of that without it."
+        f"{result.backbone}, {result.dtype}, {tenants} tenants that fill the engine: beside a "
+        f"flood of twenty shares the others keep {result.kept:.3f} of theirs, and their p99 is "
+        f"{result.p99_ratio:.2f} of that without it."
     )

@@ -1,8 +1,12 @@
 """Noisy neighbours: what tenants that keep to their share are left with while another one floods.
 
-All tenants send at random times (Poisson) over HTTP, with keys of their own. A share is a tenant's
-part of `saturation` times what a closed loop reaches. Runs in which every tenant keeps its share
-and runs in which the first one sends twenty times as much take turns.
+All tenants send over HTTP, with keys of their own, and each keeps a number of requests under way.
+In a fair run the numbers are equal, and enough of them together to keep the engine full: each
+tenant gets its share. In a flooded run the first tenant has twenty times as many; the others go on
+as before. So the engine is as busy in both, and the runs take turns.
+
+(Random arrivals at a full engine's rate would have no steady state: what waits grows with the
+square root of the time, and twice as fast for a tenant that cannot borrow what three others leave.)
 """
 
 import asyncio
@@ -18,24 +22,25 @@ from benchmarks.server import Bench, open_bench, predictions, send
 from service.engines.choice import DtypeChoice, EngineKind
 from service.tenants import Scope
 
-FLOOD = 20.0
-CONNECTIONS = 128
+FLOOD = 20
+BATCHES_UNDER_WAY = 3
 PREDICT: frozenset[Scope] = frozenset({"predict"})
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `kept` is the least part of its requests that a quiet tenant had answered.
+    """One run, of which the first tenant is not counted.
 
-    `p99_ms` is over the requests of all quiet tenants; `flooder_answered` is the other one's
-    answers a second.
+    `answered` is the answers a second of the tenant that got least; `p50_ms` and `p99_ms` are
+    over the requests of all; `first_answered` is the other one's answers a second and
+    `first_refused` how many it was not given.
     """
 
-    kept: float
+    answered: float
     p50_ms: float
     p99_ms: float
-    flooder_answered: float
-    flooder_refused: int
+    first_answered: float
+    first_refused: int
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,10 @@ class TenantsResult:
     backbone: str
     dtype: str
     tenants: int
-    saturation: float
+    under_way: int
     rounds: int
-    capacity: float
-    share: float
     kept: float
+    p50_ratio: float
     p99_ratio: float
     fair: list[Run]
     flooded: list[Run]
@@ -62,11 +66,10 @@ async def measure(
     batch: int,
     kind: EngineKind,
     dtype: DtypeChoice,
-    saturation: float,
     rounds: int,
     seconds: float,
 ) -> TenantsResult:
-    """Fair, flooded, fair, flooded ...; the capacity is measured first."""
+    """Fair, flooded, fair, flooded ..., after a fair run that does not count."""
     opened = open_bench(
         backbone,
         tasks=tenants,
@@ -75,27 +78,34 @@ async def measure(
         dtype=dtype,
         http_workers=0,
     )
+    under_way = -(-BATCHES_UNDER_WAY * batch // tenants)
     async with opened as bench:
-        keys = [await _key(bench, number) for number in range(tenants)]
-        capacity = await _capacity(bench, keys[0], seconds)
-        share = saturation * capacity / tenants
+        plans = [
+            dataclasses.replace(
+                bench.plan(seconds),
+                key=await _key(bench, number),
+                requests=predictions([number]),
+                connections=under_way,
+                seed=number,
+            )
+            for number in range(tenants)
+        ]
+        flood = dataclasses.replace(plans[0], connections=FLOOD * under_way)
+        await _run(plans)
         fair, flooded = [], []
         for _ in range(rounds):
-            fair.append(await _run(bench, keys, [share] * tenants, seconds))
-            flood = [FLOOD * share, *[share] * (tenants - 1)]
-            flooded.append(await _run(bench, keys, flood, seconds))
+            fair.append(await _run(plans))
+            flooded.append(await _run([flood, *plans[1:]]))
+    pairs = [*zip(fair, flooded, strict=True)]
     return TenantsResult(
         backbone=backbone.spec.name,
         dtype=bench.engine.dtype,
         tenants=tenants,
-        saturation=saturation,
+        under_way=under_way,
         rounds=rounds,
-        capacity=capacity,
-        share=share,
-        kept=statistics.median(run.kept for run in flooded),
-        p99_ratio=statistics.median(
-            loud.p99_ms / quiet.p99_ms for quiet, loud in zip(fair, flooded, strict=True)
-        ),
+        kept=statistics.median(loud.answered / quiet.answered for quiet, loud in pairs),
+        p50_ratio=statistics.median(loud.p50_ms / quiet.p50_ms for quiet, loud in pairs),
+        p99_ratio=statistics.median(loud.p99_ms / quiet.p99_ms for quiet, loud in pairs),
         fair=fair,
         flooded=flooded,
     )
@@ -106,35 +116,17 @@ async def _key(bench: Bench, number: int) -> str:
     return str(token)
 
 
-async def _capacity(bench: Bench, key: str, seconds: float) -> float:
-    """Answers a second of a closed loop, once more before it counts."""
-    plan = dataclasses.replace(bench.plan(seconds), key=key)
-    await send(plan)
-    report = await send(plan)
-    return report.answered / report.wall_seconds
-
-
-async def _run(bench: Bench, keys: list[str], rates: list[float], seconds: float) -> Run:
-    plans = [
-        dataclasses.replace(
-            bench.plan(seconds, rate=rate),
-            key=key,
-            requests=predictions([number]),
-            connections=CONNECTIONS,
-            seed=number,
-        )
-        for number, (key, rate) in enumerate(zip(keys, rates, strict=True))
-    ]
-    flooder, *quiet = await asyncio.gather(*(send(plan) for plan in plans))
-    p50, p99 = np.percentile([each for report in quiet for each in report.latencies], [50, 99])
+async def _run(plans: list[load.Plan]) -> Run:
+    first, *others = await asyncio.gather(*(send(plan) for plan in plans))
+    p50, p99 = np.percentile([each for report in others for each in report.latencies], [50, 99])
     return Run(
-        kept=min(map(_kept, quiet)),
+        answered=min(map(_rate, others)),
         p50_ms=1e3 * float(p50),
         p99_ms=1e3 * float(p99),
-        flooder_answered=flooder.answered / flooder.wall_seconds,
-        flooder_refused=flooder.refused,
+        first_answered=_rate(first),
+        first_refused=first.refused,
     )
 
 
-def _kept(report: load.Report) -> float:
-    return report.answered / (report.answered + report.refused)
+def _rate(report: load.Report) -> float:
+    return report.answered / report.wall_seconds

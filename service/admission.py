@@ -1,4 +1,4 @@
-"""How many requests are let in at a time, and that no tenant takes all the places."""
+"""How much is let in at a time, and that no tenant takes all the places."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,34 +10,35 @@ RETRY_AFTER = 1.0
 
 
 class Admission:
-    """At most `capacity` requests in flight.
+    """At most `capacity` places are held at a time, say by requests or by images.
 
-    One more is let in if its tenant would then hold no more places than are free before it, so
-    that one flooding tenant fills half of them, and a newcomer finds room.
+    More is let in if its tenant would then hold no more places than are free before it, so that
+    one flooding tenant fills half of them, and a newcomer finds room.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, of: str = "requests") -> None:
         self._capacity = capacity
+        self._of = of
         self._held: Counter[str] = Counter()
 
     @contextmanager
-    def admit(self, tenant: str) -> Iterator[None]:
-        """Hold a place.
+    def admit(self, tenant: str, places: int = 1) -> Iterator[None]:
+        """Hold places.
 
         Raises:
-            Overloaded: there is none for this tenant now.
+            Overloaded: there are not so many for this tenant now.
         """
         free = self._capacity - self._held.total()
-        if self._held[tenant] + 1 > free:
+        if self._held[tenant] + places > free:
             raise Overloaded(
-                f"{self._held[tenant]} of your requests are under way, and no more than {free} "
+                f"{self._held[tenant]} of your {self._of} are under way, and no more than {free} "
                 "can be taken. Try again when some are answered.",
                 retry_after=RETRY_AFTER,
             )
-        self._held[tenant] += 1
+        self._held[tenant] += places
         try:
             yield
         finally:
-            self._held[tenant] -= 1
+            self._held[tenant] -= places
             if not self._held[tenant]:
                 del self._held[tenant]

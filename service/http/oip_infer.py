@@ -78,7 +78,7 @@ async def _infer(
     deadline = started + timeout_of(limits, microseconds and microseconds / 1_000)
     images, decode_seconds = inference.images, 0.0
     if isinstance(images, list):
-        images = await reader.read(images, deadline)
+        images = await reader.read(tenant, images, deadline)
         decode_seconds = time.monotonic() - started
     work = services.predictor.predict(
         tenant,

@@ -55,7 +55,7 @@ async def predict(
     canary_key: CanaryKey = None,
 ) -> schemas.Prediction:
     """What the task sees in each image."""
-    images = await _receive(request, services, timeout_ms)
+    images = await _receive(request, services, tenant, timeout_ms)
     work = services.predictor.predict(
         tenant,
         task,
@@ -85,7 +85,7 @@ async def predict_many(
 ) -> schemas.ManyPredictions:
     """What each of several tasks sees in the same images, in the order of `tasks`."""
     names = _task_ids(tasks)
-    images = await _receive(request, services, timeout_ms)
+    images = await _receive(request, services, tenant, timeout_ms)
     work = services.predictor.predict_many(
         tenant,
         names,
@@ -124,11 +124,13 @@ class _Images:
     deadline: float
 
 
-async def _receive(request: Request, services: Front, timeout_ms: int | None) -> _Images:
+async def _receive(
+    request: Request, services: Front, tenant: str, timeout_ms: int | None
+) -> _Images:
     timeout = timeout_of(services.limits, timeout_ms)
     encoded = await read_images(request, services.limits.images)
     started = time.monotonic()
-    pixels = await services.images.read(encoded, started + timeout)
+    pixels = await services.images.read(tenant, encoded, started + timeout)
     return _Images(pixels, time.monotonic() - started, started + timeout)
 
 

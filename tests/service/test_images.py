@@ -31,6 +31,7 @@ PREPROCESSING = Preprocessing(
     std=(0.5, 0.5, 0.5),
 )
 PNG = makers.encode(makers.picture())
+TENANT = "ours"
 
 
 @contextmanager
@@ -65,7 +66,7 @@ async def test_pixels_are_those_of_training():
     """Each form gives what `decode` and `EvalTransform` give, in the order of the request."""
     transform = EvalTransform(PREPROCESSING)
     with _reader() as reader:
-        pixels = await reader.read([*FORMS.values()], math.inf)
+        pixels = await reader.read(TENANT, [*FORMS.values()], math.inf)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (len(FORMS), 24, 32, 3)
     for image, data in zip(pixels, FORMS.values(), strict=True):
@@ -87,15 +88,15 @@ async def test_a_bad_image_is_named(bad, error):
     """Its class says what is wrong, its message says which of how many."""
     with _reader(limits=ImageLimits(max_pixels=64 * 101)) as reader:
         with pytest.raises(error, match=r"^Image 2 of 3: "):
-            await reader.read([PNG, bad, b"also bad"], math.inf)
-        assert len(await reader.read([PNG], math.inf)) == 1
+            await reader.read(TENANT, [PNG, bad, b"also bad"], math.inf)
+        assert len(await reader.read(TENANT, [PNG], math.inf)) == 1
 
 
 async def test_a_sliver_does_not_grow_to_gigabytes():
     """1 x 50,000 pixels would be scaled to 27 x 1,350,000, and wider backbones to far more."""
     sliver = makers.encode(Image.new("L", (1, 50_000)))
     with _reader() as reader, pytest.raises(ImageTooLarge, match="100 to 1"):
-        await reader.read([sliver], math.inf)
+        await reader.read(TENANT, [sliver], math.inf)
 
 
 async def test_images_are_decoded_in_parallel_and_off_the_loop(monkeypatch):
@@ -110,14 +111,14 @@ async def test_images_are_decoded_in_parallel_and_off_the_loop(monkeypatch):
 
     monkeypatch.setattr(service.images, "decode_pixels", meet)
     with _reader(decoders=2) as reader:
-        await reader.read([PNG, PNG], math.inf)
+        await reader.read(TENANT, [PNG, PNG], math.inf)
     assert len(threads) == 2
     assert threading.current_thread() not in threads
 
 
 @contextmanager
 def _held(monkeypatch):
-    """Decoding stands still while this is open; gives what tells that it has begun."""
+    """Decoding stands still while this is open; tells that it has begun, and can let it go on."""
     go_on, begun = threading.Event(), threading.Event()
 
     def hold(data, limits):
@@ -127,7 +128,7 @@ def _held(monkeypatch):
 
     monkeypatch.setattr(service.images, "decode_pixels", hold)
     try:
-        yield begun
+        yield begun, go_on
     finally:
         go_on.set()
 
@@ -135,37 +136,76 @@ def _held(monkeypatch):
 async def test_too_many_waiting_images_are_refused(monkeypatch):
     """What waits is bounded over all requests, and room comes back."""
     with _reader(max_waiting=3) as reader:
-        with _held(monkeypatch) as begun:
-            first = asyncio.create_task(reader.read([PNG, PNG], math.inf))
+        with _held(monkeypatch) as (begun, _):
+            first = asyncio.create_task(reader.read(TENANT, [PNG, PNG], math.inf))
             await asyncio.to_thread(begun.wait, 20)
             with pytest.raises(Overloaded) as refused:
-                await reader.read([PNG, PNG], math.inf)
+                await reader.read(TENANT, [PNG, PNG], math.inf)
             assert refused.value.retry_after > 0
             with pytest.raises(TooManyImages):
-                await reader.read([PNG] * 4, math.inf)
+                await reader.read(TENANT, [PNG] * 4, math.inf)
         assert len(await first) == 2
-        assert len(await reader.read([PNG] * 3, math.inf)) == 3
+        assert len(await reader.read(TENANT, [PNG] * 3, math.inf)) == 3
+
+
+async def test_a_flooding_tenant_delays_no_other(monkeypatch):
+    """With forty images ahead of it, another tenant's image is among the next few decoded."""
+    order, mine = [], makers.encode(makers.picture(seed=7))
+    with _reader(decoders=1, max_waiting=128) as reader:
+        with _held(monkeypatch) as (begun, _):
+            flood = asyncio.create_task(reader.read("flood", [PNG] * 40, math.inf))
+            await asyncio.to_thread(begun.wait, 20)
+            flood.add_done_callback(lambda _: order.append("flood"))
+            other = asyncio.create_task(reader.read(TENANT, [mine] * 2, math.inf))
+            other.add_done_callback(lambda _: order.append("other"))
+            await asyncio.sleep(0)
+        await asyncio.gather(flood, other)
+    assert order == ["other", "flood"]
+
+
+async def test_a_flooding_tenant_leaves_room(monkeypatch):
+    """One tenant gets half of the room, and another one finds some."""
+    with _reader(max_waiting=8) as reader, _held(monkeypatch):
+        flood = [asyncio.create_task(reader.read("flood", [PNG], math.inf)) for _ in range(8)]
+        await asyncio.sleep(0)
+        other = asyncio.create_task(reader.read(TENANT, [PNG], math.inf))
+        await asyncio.sleep(0)
+        assert [task.done() for task in flood] == [False] * 4 + [True] * 4
+        assert all(isinstance(task.exception(), Overloaded) for task in flood[4:])
+        assert not other.done()
+        for task in (*flood[:4], other):
+            task.cancel()
+
+
+async def test_who_waits_when_the_reader_closes_is_cancelled(monkeypatch):
+    """Nobody waits for a decoder that is gone."""
+    with _held(monkeypatch) as (begun, go_on), _reader(decoders=1) as reader:
+        waiting = asyncio.create_task(reader.read(TENANT, [PNG] * 5, math.inf))
+        await asyncio.to_thread(begun.wait, 20)
+        go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_a_passed_deadline_ends_the_wait(monkeypatch):
     """Whoever waits too long gets an error, and the images that have not begun are dropped."""
     with _reader(decoders=1, clock=lambda: 100.0) as reader, _held(monkeypatch):
         with pytest.raises(DeadlineExceeded):
-            await reader.read([PNG] * 16, 100.0)
+            await reader.read(TENANT, [PNG] * 16, 100.0)
         with pytest.raises(DeadlineExceeded):
-            await reader.read([PNG] * 16, 100.0)
+            await reader.read(TENANT, [PNG] * 16, 100.0)
 
 
 async def test_a_cancelled_request_gives_its_room_back(monkeypatch):
     """A client that leaves takes nothing along."""
     with _reader(max_waiting=2, decoders=1) as reader:
-        with _held(monkeypatch) as begun:
-            leaving = asyncio.create_task(reader.read([PNG, PNG], math.inf))
+        with _held(monkeypatch) as (begun, _):
+            leaving = asyncio.create_task(reader.read(TENANT, [PNG, PNG], math.inf))
             await asyncio.to_thread(begun.wait, 20)
             leaving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await leaving
-        assert len(await reader.read([PNG, PNG], math.inf)) == 2
+        assert len(await reader.read(TENANT, [PNG, PNG], math.inf)) == 2
 
 
 async def test_limits_are_checked_before_decoding():
@@ -176,4 +216,4 @@ async def test_limits_are_checked_before_decoding():
     data[20:24] = (50_000).to_bytes(4, "big")
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     with _reader() as reader, pytest.raises(ImageTooLarge, match="2500000000 pixels"):
-        await reader.read([bytes(data)], math.inf)
+        await reader.read(TENANT, [bytes(data)], math.inf)

@@ -78,7 +78,7 @@ def pictures(count=3):
 
 async def pixels_of(server, encoded):
     """What they look like to the backbone, uint8 [n, H, W, 3]."""
-    return await server.reader.read(encoded, asyncio.get_running_loop().time() + 60)
+    return await server.reader.read("default", encoded, asyncio.get_running_loop().time() + 60)
 
 
 def logits_of(pixels, version=2):

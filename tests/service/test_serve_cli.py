@@ -171,7 +171,7 @@ def test_what_was_registered_outlives_the_process(weights, files, tmp_path):
     async def predict():
         async with open_services(settings) as services:
             deadline = asyncio.get_running_loop().time() + 60
-            pixels = await services.images.read(PICTURES, deadline)
+            pixels = await services.images.read("default", PICTURES, deadline)
             return await services.predictor.predict("default", "kept", pixels, deadline=deadline)
 
     asyncio.run(register())
