@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from adapters.backbone import describe
 from training.batches import BatchPlan
@@ -22,6 +23,7 @@ from training.learners import FeatureLearner, ImageLearner, Learner, compute_fea
 from training.loop import Clock, Loop
 from training.machine import find_machine, memory_errors
 from training.methods import METHODS, settle
+from training.optim import make_optimizer
 from training.progress import CsvObserver, Observer, Observers, TensorBoardObserver
 from training.results import Finished, Run, write_results
 from training.standardize import StandardizedLinear
@@ -80,6 +82,8 @@ def train(
 def _prepare(config: TrainConfig, directory: RunDirectory) -> Run:
     """Find or load everything, in the order of what fails soonest."""
     method = METHODS[config.method]
+    # An optimiser that refuses its options does so before anything is written.
+    make_optimizer(nn.Linear(1, 1), config)
     machine = find_machine(config, describe(config.backbone).family)
     splits = open_dataset(
         config.data,

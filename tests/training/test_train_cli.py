@@ -132,12 +132,14 @@ def test_a_resumed_run_keeps_its_options(flags, tmp_path, monkeypatch):
 
 
 def test_a_missing_option_and_a_wrong_one_are_named(pictures, tmp_path):
-    """No backbone, no data, no such device."""
+    """No backbone, no data, no such device or optimiser: and nothing is written."""
     for arguments, named in (
         ((pictures,), "backbone"),
         (("--backbone", "test_vit"), "data"),
         ((pictures, "--backbone", "test_vit", "--device", "abacus"), "abacus"),
+        ((pictures, "--backbone", "test_vit", "--optimizer", "adamwow"), "adamwow"),
     ):
         error = _run("train", *arguments, "--out", tmp_path / "run").exception
         assert isinstance(error, InvalidConfig)
         assert named in str(error)
+    assert not (tmp_path / "run").exists()

@@ -101,6 +101,9 @@ def open_evaluation_set(
 
 
 def _open(data: str | Path, root: Path | None, *, download: bool) -> LabelledSets:
+    if not str(data).strip():
+        # As a path it would be the current folder.
+        raise UnknownDataset("The data set's name is empty. Give a folder, an archive, or a name.")
     path = Path(data)
     if not path.exists() and timm_sets.has_prefix(str(data)):
         return timm_sets.open_timm(str(data), root, download=download)

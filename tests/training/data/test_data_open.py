@@ -215,6 +215,12 @@ def test_missing_path(tmp_path: Path, name: str) -> None:
         open_dataset(tmp_path / name)
 
 
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    """What a shell makes of an unset variable is refused."""
+    with pytest.raises(UnknownDataset, match="empty"):
+        open_dataset("")
+
+
 def test_unknown_kind_of_file(tmp_path: Path) -> None:
     """A file of another kind is refused with the kinds that are taken."""
     path = tmp_path / "set.rar"
