@@ -8,12 +8,17 @@ from typing import Self
 
 import redis
 
+# A node of a cluster also listens 10,000 ports higher.
+HIGHEST_CLUSTER_PORT = 65_535 - 10_000
+
 
 class RedisServer:
     """A redis-server process whose data lie in `directory`."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.port = free_port()
+        while "--cluster-enabled" in arguments and self.port > HIGHEST_CLUSTER_PORT:
+            self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._arguments = arguments
