@@ -1,6 +1,7 @@
 """What tests make again and again: small backbones, adapters that do something, pictures."""
 
 import io
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ from service.engines.torch_engine import TorchEngine
 KERNELS = Path(sys.prefix, "kernels")
 NULL_DEVICE = Path("/dev/null")
 
+# Where the engines run that the tests compare; benchmarks/gpu.sh sets it.
+DEVICE = os.environ.get("PROTUNING_TEST_DEVICE", "cpu")
 # One small timm model of every family, and of every class within it.
 SMALL_BACKBONES = {
     "resnet": "test_resnet",
@@ -41,10 +44,10 @@ SMALL_BACKBONES = {
 def engine(kind: str, name: str, **options: Any) -> TorchEngine:
     """An engine of a kind, "torch", "compiled" or "onnx", on a small backbone."""
     if kind == "onnx":
-        return OnnxEngine(backbone(name), cache=KERNELS, **options)
+        return OnnxEngine(backbone(name), cache=KERNELS, device=DEVICE, **options)
     if kind == "compiled":
         return CompiledEngine(backbone(name), cache=KERNELS, **options)
-    return TorchEngine(backbone(name), **options)
+    return TorchEngine(backbone(name), device=DEVICE, **options)
 
 
 @cache

@@ -74,7 +74,7 @@ def test_the_golden_proof_holds(make_engine, name, dtype):
 def test_it_says_what_it_is(make_engine, kind, dtype):
     """Name, dtype and backbone, which a proof is remembered by."""
     engine = make_engine(dtype=dtype)
-    assert (engine.name, engine.dtype, engine.device) == (kind, dtype, "cpu")
+    assert (engine.name, engine.dtype, engine.device) == (kind, dtype, makers.DEVICE)
     assert engine.spec == makers.backbone(NAME).spec
 
 
