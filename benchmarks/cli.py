@@ -85,6 +85,72 @@ def engine(
     )
 
 
+@app.command(epilog="Example: protuning bench steady --backbone vit_tiny_patch16_224 --json")
+def steady(
+    backbone: Backbone = "resnet50",
+    weights: Weights = "random",
+    tasks: Annotated[int, typer.Option(min=2, help="Half of them fit at a time.")] = 16,
+    batch: Batch = 8,
+    kind: EngineChoice = Kind.COMPILED,
+    dtype: Precision = Dtype.AUTO,
+    batches: Annotated[int, typer.Option(min=10, help="How many batches run.")] = 10_000,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run thousands of mixed batches while adapters come and go: nothing may grow or compile."""
+    from adapters.backbone import load_backbone
+    from benchmarks.steady import measure
+
+    result = measure(
+        load_backbone(backbone, weights),
+        tasks=tasks,
+        batch=batch,
+        kind=kind.value,
+        dtype=dtype.value,
+        batches=batches,
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    typer.echo(
+        f"{result.backbone}, {result.engine} in {result.dtype}: {batches} batches and "
+        f"{result.loads} loads compiled nothing anew, memory grew by {result.grown_mib:.1f} MiB, "
+        f"and the last batches ran at {result.last_over_settled:.2f} of the speed of the first."
+    )
+
+
+@app.command(epilog="Example: protuning bench precision RUN/adapter.safetensors DATA.tar --json")
+def precision(
+    adapter: Annotated[Path, typer.Argument(help="A servable adapter.")],
+    data: Annotated[str, typer.Argument(help="Labelled images; the test split counts.")],
+    backbone: Backbone = "resnet50",
+    weights: Weights = "hub",
+    batch: Batch = 8,
+    kind: EngineChoice = Kind.COMPILED,
+    dtype: Precision = Dtype.BFLOAT16,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Compare an engine's answers on real images with the adapter's own model in float32."""
+    from adapters.backbone import load_backbone
+    from benchmarks.precision import measure
+
+    result = measure(
+        load_backbone(backbone, weights),
+        adapter,
+        data,
+        kind=kind.value,
+        dtype=dtype.value,
+        batch=batch,
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    typer.echo(
+        f"{result.backbone}, {result.engine} in {result.dtype}: top-1 {result.engine_top1:.2%} on "
+        f"{result.images} images, {result.oracle_top1:.2%} in float32 by one model; the same "
+        f"answer to {result.agreement:.2%}."
+    )
+
+
 @app.command(epilog="Example: protuning bench http --backbone resnet50 --batch 8 --json")
 def http(
     backbone: Backbone = "resnet50",
