@@ -48,10 +48,10 @@ def test_panels_have_a_place_and_a_name_of_their_own():
 
 
 def test_every_question_of_an_operator_has_a_row():
-    """Traffic, latency, batches, tiers, tenants, machine."""
+    """Traffic, latency, batches, tiers, tenants, canaries, machine."""
     rows = [panel["title"] for panel in monitoring.DASHBOARD["panels"] if panel["type"] == "row"]
     assert [title.partition(":")[0] for title in rows] == [
-        *("Traffic", "Latency", "Batches", "Tiers", "Tenants", "Machine"),
+        *("Traffic", "Latency", "Batches", "Tiers", "Tenants", "Canaries", "Machine"),
     ]
 
 
