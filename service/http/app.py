@@ -58,5 +58,7 @@ def _guarded(app: FastAPI, front: Front) -> FastAPI:
     app.add_middleware(
         BoundedRequests, limits=front.limits.body, is_open=lambda: not front.keys.are_needed
     )
-    app.add_middleware(RequestContext, metrics=front.metrics, tracer=front.tracer)
+    app.add_middleware(
+        RequestContext, metrics=front.metrics, tracer=front.tracer, drain=front.drain
+    )
     return app

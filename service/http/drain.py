@@ -26,6 +26,11 @@ class Drain:
         """How many requests have no answer yet."""
         return self._in_flight
 
+    @property
+    def is_announced(self) -> bool:
+        """Whether the server is about to leave."""
+        return self._is_announced
+
     def announce(self) -> None:
         """Be ready no more; requests are still taken."""
         self._is_announced = True

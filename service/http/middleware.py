@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Overloaded, ShuttingDown
+from service.http.drain import Drain
 from service.http.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -48,13 +49,16 @@ log = structlog.get_logger(__name__)
 class RequestContext:
     """Gives each request an id, the client's own if it is sane, one line in the log, and a count.
 
-    An error that nobody foresaw ends here: its traceback goes to the log, not to the client.
+    An error that nobody foresaw ends here: its traceback goes to the log, not to the client. From
+    when the server is about to leave, each answer closes its connection, so that no client sends
+    its next request into a connection that ends.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
         self._tracer = tracer
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,7 +67,7 @@ class RequestContext:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(scope, send)
+        answer = _Answer(scope, send, self._drain)
         started = time.monotonic()
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
@@ -116,9 +120,10 @@ def _request_id(scope: Scope) -> str:
 class _Answer:
     """An answer on its way out; `status` is None until it has begun."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, drain: Drain) -> None:
         self._scope = scope
         self._send = send
+        self._drain = drain
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -128,6 +133,8 @@ class _Answer:
             headers[REQUEST_ID] = self._scope["state"]["request_id"]
             for name, value in DEFAULT_HEADERS.items():
                 headers.setdefault(name, value)
+            if self._drain.is_announced:
+                headers["Connection"] = "close"
         await self._send(message)
 
 

@@ -34,6 +34,7 @@ def test_requests_in_flight_finish_and_new_ones_get_503():
             server.handle_exit(signal.SIGTERM, None)
             refused = _predict(address)
             assert refused.status_code == 503
+            assert refused.headers["connection"] == "close"
             assert refused.json()["type"].endswith(":shutting-down")
             assert refused.headers["retry-after"] == "2"
             assert httpx.get(f"{address}/health/ready").status_code == 503
@@ -48,7 +49,9 @@ def test_requests_in_flight_finish_and_new_ones_get_503():
 def test_an_idle_server_ends_at_the_first_signal():
     """Nothing is in flight, so there is nothing to wait for."""
     with http_fakes.services() as behind, http_fakes.live(behind) as server:
-        assert _predict(server.address).status_code == 200
+        usual = _predict(server.address)
+        assert usual.status_code == 200
+        assert "connection" not in usual.headers
         server.handle_exit(signal.SIGINT, None)
         assert server.has_ended.wait(20)
 
@@ -63,7 +66,8 @@ def test_balancers_get_time_to_notice(monkeypatch):
         answer = httpx.get(f"{server.address}/health/ready")
         assert answer.status_code == 503
         assert answer.json()["type"].endswith(":shutting-down")
-        assert _predict(server.address).status_code == 200
+        late = _predict(server.address)
+        assert (late.status_code, late.headers["connection"]) == (200, "close")
         now.monotonic = lambda: 60.0
         assert server.has_ended.wait(20)
 
