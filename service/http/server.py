@@ -16,6 +16,8 @@ from service.http.protocol import BoundedProtocol
 KEEP_ALIVE_SECONDS = 5
 # For answers that are made but not read yet.
 CLOSING_SECONDS = 5
+# For requests on connections that were there before the server took no more: they hear a 503.
+LINGER_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +89,7 @@ class DrainingServer(uvicorn.Server):
         self._timeout = timeout
         self._announce = announce
         self._refuse_at: float | None = None
+        self._leave_at: float | None = None
 
     @property
     def address(self) -> str:
@@ -114,8 +117,16 @@ class DrainingServer(uvicorn.Server):
         if self._refuse_at is not None and now >= self._refuse_at:
             self._drain.begin()
             is_over = not self._drain.in_flight or now >= self._refuse_at + self._timeout
-            self.should_exit = self.should_exit or is_over
+            if is_over and self._leave_at is None:
+                self._take_no_connections()
+                self._leave_at = now + LINGER_SECONDS
+        if self._leave_at is not None and now >= self._leave_at:
+            self.should_exit = True
         return await super().on_tick(counter)
+
+    def _take_no_connections(self) -> None:
+        for server in self.servers:
+            server.close()
 
 
 class SideServer(uvicorn.Server):

@@ -1,7 +1,11 @@
 """Stopping a server: what is in flight is answered, what comes new is refused, then it is gone."""
 
+import contextlib
+import http.client
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from threading import Event
 from types import SimpleNamespace
 
@@ -21,6 +25,12 @@ def _predict(address):
         return client.post(
             "/tasks/flowers/predict", content=PNG, headers={"content-type": "image/png"}
         )
+
+
+def _ask_until_nobody_listens(address):
+    with contextlib.suppress(httpx.ConnectError):
+        while True:
+            httpx.get(f"{address}/health/live")
 
 
 def test_requests_in_flight_finish_and_new_ones_get_503():
@@ -56,6 +66,24 @@ def test_an_idle_server_ends_at_the_first_signal():
         assert server.has_ended.wait(20)
 
 
+def test_a_connection_without_a_request_hears_a_503(monkeypatch):
+    """One that was opened before the end, and asks after the server has stopped listening."""
+    now = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr("service.http.server.time", now)
+    with http_fakes.services() as behind, http_fakes.live(behind) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        early = http.client.HTTPConnection(host, int(port), timeout=20)
+        early.connect()
+        assert _predict(server.address).status_code == 200
+        server.handle_exit(signal.SIGTERM, None)
+        _ask_until_nobody_listens(server.address)
+        early.request("GET", "/health/ready")
+        assert early.getresponse().status == 503
+        early.close()
+        now.monotonic = partial(next, count(1))
+        assert server.has_ended.wait(20)
+
+
 def test_balancers_get_time_to_notice(monkeypatch):
     """For the delay it serves on, although it is not ready any more; then it is gone."""
     now = SimpleNamespace(monotonic=lambda: 0.0)
@@ -68,7 +96,7 @@ def test_balancers_get_time_to_notice(monkeypatch):
         assert answer.json()["type"].endswith(":shutting-down")
         late = _predict(server.address)
         assert (late.status_code, late.headers["connection"]) == (200, "close")
-        now.monotonic = lambda: 60.0
+        now.monotonic = partial(next, count(60))
         assert server.has_ended.wait(20)
 
 
