@@ -37,6 +37,7 @@ AdapterError
     ├── UnsupportedStoreUrl        no index is reached by such a URL
     ├── CorruptIndex               the file is damaged, or not an index
     ├── IndexTooNew                a newer release has written the index
+    ├── ForeignBlobs               index and blobs hardly belong together: nothing is deleted
     ├── BlobMissing                no blob lies under the digest
     ├── CorruptBlob                the bytes are not the digest's; the blob is in quarantine
     ├── UnknownTask                the tenant has no such task
@@ -214,6 +215,10 @@ class CorruptIndex(StoreError):
 
 class IndexTooNew(StoreError):
     """A newer release has written the index."""
+
+
+class ForeignBlobs(StoreError):
+    """Garbage collection would delete so much that index and blobs hardly belong together."""
 
 
 class BlobMissing(StoreError):

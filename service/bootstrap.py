@@ -19,7 +19,7 @@ from adapters.manifest import BackboneSpec, Preprocessing
 from adapters.preprocess import ImageLimits
 from adapters.store.blobs import BlobStore
 from adapters.store.index import Index
-from adapters.store.opening import open_index, open_records
+from adapters.store.opening import index_exists, open_index, open_records
 from adapters.store.registry import Registry
 from service.admission import Admission
 from service.batching.dispatcher import Dispatcher
@@ -118,6 +118,8 @@ async def open_policies(settings: Settings) -> AsyncIterator[tuple[Policies, Key
         StoreUnavailable: the store cannot be reached.
     """
     async with AsyncExitStack() as stack:
+        if not index_exists(settings.index):
+            log.warning("index_is_new", index=settings.index, tasks=0)
         records = await asyncio.to_thread(open_records, settings.index)
         stack.push_async_callback(records.close)
         policies = Policies(records, (Key, TenantLimits, Canary, Pin))

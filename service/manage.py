@@ -11,6 +11,7 @@ import structlog
 from adapters.container import digest_of
 from adapters.errors import (
     CheckpointError,
+    ForeignBlobs,
     PointerMoved,
     ProofFailed,
     StoreUnavailable,
@@ -204,7 +205,11 @@ class Manager:
         Raises:
             StoreUnavailable: blobs or index cannot be reached.
         """
-        deleted = await self._registry.collect_garbage(now=self._clock())
+        try:
+            deleted = await self._registry.collect_garbage(now=self._clock())
+        except ForeignBlobs as error:
+            log.warning("garbage_kept", reason=str(error))
+            return
         if deleted:
             log.info("garbage_collected", blobs=len(deleted))
 

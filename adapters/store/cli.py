@@ -18,6 +18,9 @@ app = typer.Typer(
     name="store", help="Move stores, and delete what they need no more.", no_args_is_help=True
 )
 
+Sure = Annotated[
+    bool, typer.Option("--sure", help="Also where the index knows little of the store.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
@@ -61,6 +64,7 @@ def collect(
     store: Annotated[
         str, typer.Argument(envvar="PROTUNING_STORE", help="Where its checkpoints lie.")
     ],
+    sure: Sure = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Delete the checkpoints that no version has any more, once they are an hour old.
@@ -68,13 +72,16 @@ def collect(
     Servers do so by themselves. Name the index that belongs to the store: what it does not know is
     deleted.
     """
-    deleted = asyncio.run(_collect(index, store))
-    typer.echo(json.dumps(deleted) if as_json else f"{len(deleted)} checkpoints are deleted.")
+    deleted = asyncio.run(_collect(index, store, sure=sure))
+    typer.echo(json.dumps(deleted) if as_json else f"Checkpoints deleted: {len(deleted)}.")
 
 
 async def _copy(source: tuple[str, str], target: tuple[str, str]) -> "Copied":
     from adapters.container import ContainerLimits
     from adapters.store.copying import copy_store
+    from adapters.store.opening import require_index
+
+    require_index(source[0])
 
     def show(task: "TaskDump") -> None:
         typer.echo(f"{task.key.tenant}/{task.key.task}", err=True)
@@ -85,16 +92,18 @@ async def _copy(source: tuple[str, str], target: tuple[str, str]) -> "Copied":
         )
 
 
-async def _collect(index: str, store: str) -> list[str]:
+async def _collect(index: str, store: str, *, sure: bool) -> list[str]:
     from adapters.checkpoint import parse
     from adapters.container import ContainerLimits
+    from adapters.store.opening import require_index
     from adapters.store.registry import Registry
 
+    require_index(index)
     async with _opened(index, store) as opened:
         registry = Registry(
             opened.blobs, opened.index, parse, max_bytes=ContainerLimits().max_bytes
         )
-        return await registry.collect_garbage(now=time.time())
+        return await registry.collect_garbage(now=time.time(), sure=sure)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adapters.errors import UnsupportedStoreUrl
+from adapters.errors import StoreUnavailable, UnsupportedStoreUrl
 from adapters.store.index import Index
 from adapters.store.records import Records
 from adapters.store.redis_index import RedisIndex
@@ -25,6 +25,26 @@ def open_index(url: str) -> Index:
         StoreError: see `SqliteIndex`.
     """
     return RedisIndex(url) if url.startswith(_REDIS) else SqliteIndex(_sqlite_path(url))
+
+
+def require_index(url: str) -> None:
+    """Return unless `url` names a file that is not there: opening it would make an empty one.
+
+    Raises:
+        UnsupportedStoreUrl: another kind of URL.
+        StoreUnavailable: there is no such index.
+    """
+    if not index_exists(url):
+        raise StoreUnavailable(f"There is no index at {_sqlite_path(url)}. Check the path.")
+
+
+def index_exists(url: str) -> bool:
+    """Whether opening `url` finds an index; a Redis has always one.
+
+    Raises:
+        UnsupportedStoreUrl: another kind of URL.
+    """
+    return url.startswith(_REDIS) or _sqlite_path(url).is_file()
 
 
 def open_records(url: str) -> Records:

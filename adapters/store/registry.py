@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from adapters.errors import BlobMissing
+from adapters.errors import BlobMissing, ForeignBlobs
 from adapters.manifest import AdapterRef, Manifest
 from adapters.store.blobs import BlobStore
 from adapters.store.index import Index, TaskKey, Version
 
 GRACE_SECONDS = 3_600
+# So many may be deleted even if fewer stay.
+FEW_BLOBS = 100
 # In the metadata of a version that waits for somebody to activate it.
 HELD = "held"
 
@@ -107,25 +109,35 @@ class Registry:
         """
         await asyncio.to_thread(self._blobs.check)
 
-    async def collect_garbage(self, *, now: float) -> list[str]:
+    async def collect_garbage(self, *, now: float, sure: bool = False) -> list[str]:
         """Delete the blobs that no version has and that were last put over an hour ago.
 
-        Registrations may go on meanwhile. Returns the digests of the deleted blobs.
+        Registrations may go on meanwhile. Returns the digests of the deleted blobs. An index that
+        knows nothing of the store, or less than it would delete, is more likely a wrong or a lost
+        one than one whose tasks were deleted: then nothing goes, unless the caller is `sure`.
 
         Raises:
+            ForeignBlobs: index and blobs hardly belong together; nothing was deleted.
             StoreUnavailable: blobs or index cannot be reached; run it again later.
         """
         before = now - GRACE_SECONDS
         await asyncio.to_thread(self._blobs.sweep, before)
         # A collector that was killed may have left some undecided.
         discarded = await asyncio.to_thread(self._blobs.discarded)
-        deleted = [name for name in sorted(discarded) if await self._settle(name)]
         stored = await asyncio.to_thread(self._blobs.digests)
-        for digest in sorted(stored - await self._index.referenced_digests()):
-            if await asyncio.to_thread(self._blobs.is_older, digest, before):
-                name = await asyncio.to_thread(self._blobs.discard, digest)
-                if await self._settle(name):
-                    deleted.append(name)
+        known = stored & await self._index.referenced_digests()
+        orphans = [
+            digest
+            for digest in sorted(stored - known)
+            if await asyncio.to_thread(self._blobs.is_older, digest, before)
+        ]
+        if not sure:
+            _check_ownership(known=len(known), orphans=len(orphans), of=len(stored))
+        deleted = [name for name in sorted(discarded) if await self._settle(name)]
+        for digest in orphans:
+            name = await asyncio.to_thread(self._blobs.discard, digest)
+            if await self._settle(name):
+                deleted.append(name)
         return [_digest(name) for name in deleted]
 
     async def _settle(self, name: str) -> bool:
@@ -146,6 +158,15 @@ class Registry:
         for name in self._blobs.discarded():
             if _digest(name) == digest:
                 self._blobs.restore(name)
+
+
+def _check_ownership(*, known: int, orphans: int, of: int) -> None:
+    if orphans and (not known or orphans > max(known, FEW_BLOBS)):
+        raise ForeignBlobs(
+            f"Only {known} of the {of} checkpoints in the store are in this index, and {orphans} "
+            "would be deleted, so nothing was. If it is the right index, run `protuning store "
+            "collect --sure` with its URL and the store's."
+        )
 
 
 def _digest(name: str) -> str:

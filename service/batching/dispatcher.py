@@ -126,6 +126,7 @@ class Dispatcher:
         self._flights: dict[int, _Flight] = {}
         self._batches_ahead = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -148,7 +149,7 @@ class Dispatcher:
             job.release()
             raise
         try:
-            self._step()
+            self._step_soon()
             return await flight.answer
         finally:
             if self._leave_queue(flight):
@@ -186,8 +187,14 @@ class Dispatcher:
         self._idle.clear()
         return flight
 
+    def _step_soon(self) -> None:
+        """Let everything arrive that is about to: tasks of one request share a batch."""
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self._step)
+
     def _step(self) -> None:
         """Do whatever is due, and come back when the next thing is."""
+        self._soon = None
         now = self._loop.time()
         for item in self._queue.expire(now):
             self._flights[item.id].fail(

@@ -176,4 +176,17 @@ def test_the_commands(embedded, shared):
     assert run.exit_code == 0, run.output
     assert json.loads(run.stdout)["new_blobs"] == 1
     run = CliRunner().invoke(protuning.cli.app, ["store", "collect", *shared])
-    assert "0 checkpoints" in run.stdout
+    assert "deleted: 0" in run.stdout
+
+
+def test_a_wrong_path_is_no_empty_index(embedded, shared, tmp_path):
+    """Commands that read an index do not make one, whose every checkpoint would be garbage."""
+    wrong = tmp_path / "typo" / "index.db"
+    for arguments in (
+        ("copy", f"sqlite:///{wrong}", embedded[1], *shared),
+        ("collect", f"sqlite:///{wrong}", embedded[1]),
+    ):
+        run = CliRunner().invoke(protuning.cli.app, ["store", *arguments])
+        assert isinstance(run.exception, StoreUnavailable)
+        assert str(wrong) in str(run.exception)
+    assert not wrong.parent.exists()

@@ -86,7 +86,7 @@ class World:
 
     def collect(self) -> Actor:
         """A collector for whom everything there now is old."""
-        return self.registry.collect_garbage(now=time.time() + GRACE_SECONDS + 60)
+        return self.registry.collect_garbage(now=time.time() + GRACE_SECONDS + 60, sure=True)
 
     def register(self) -> Actor:
         """A registration of the orphan's bytes."""

@@ -11,14 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import BlobMissing, CorruptBlob, DigestMismatch, StoreFull, UnknownTask
+from adapters.errors import (
+    BlobMissing,
+    CorruptBlob,
+    DigestMismatch,
+    ForeignBlobs,
+    StoreFull,
+    UnknownTask,
+)
 from adapters.manifest import BackboneSpec, HeadSpec, Manifest, Provenance
 from adapters.store.blobs import BlobStore
 from adapters.store.index import Replay, TaskKey, Verdict
 from adapters.store.registry import GRACE_SECONDS, Registry
 from adapters.store.sqlite import SqliteIndex
 
-FLOWERS, BIRDS = TaskKey(task="flowers"), TaskKey(task="birds")
+FLOWERS, BIRDS, CARS = (TaskKey(task=name) for name in ("flowers", "birds", "cars"))
 RESNET = "a" * 64
 MANIFEST = Manifest.model_construct(
     backbone=BackboneSpec.model_construct(name="resnet50", fingerprint=RESNET),
@@ -156,9 +163,32 @@ async def test_only_old_and_unreferenced_blobs_are_collected(
 
 async def test_an_orphan_blob_is_collected_later(registry: Registry, blobs: BlobStore) -> None:
     """What a crash between blob and index leaves is kept for an hour, then deleted."""
+    await registry.register(FLOWERS, b"kept", now=0)
     blobs.put(sha256(b"orphan"), b"orphan")
     assert await registry.collect_garbage(now=time.time() + GRACE_SECONDS - 60) == []
     assert await registry.collect_garbage(now=later()) == [sha256(b"orphan")]
+
+
+async def test_blobs_of_another_index_are_left_alone(
+    registry: Registry, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that is new, lost or not meant deletes nothing, unless somebody is sure."""
+    monkeypatch.setattr("adapters.store.registry.FEW_BLOBS", 2)
+    for number in range(3):
+        blobs.put(sha256(b"%d" % number), b"%d" % number)
+    with pytest.raises(ForeignBlobs, match="0 of the 3"):
+        await registry.collect_garbage(now=later())
+    await registry.register(FLOWERS, b"the first after a loss", now=0)
+    with pytest.raises(ForeignBlobs, match="1 of the 4"):
+        await registry.collect_garbage(now=later())
+    assert len(blobs.digests()) == 4
+    for task in (BIRDS, CARS):
+        await registry.register(task, task.task.encode(), now=0)
+    assert len(await registry.collect_garbage(now=later())) == 3
+    blobs.put(sha256(b"orphan"), b"orphan")
+    for task in (FLOWERS, BIRDS, CARS):
+        await registry._index.delete_task(task, now=0)
+    assert len(await registry.collect_garbage(now=later(), sure=True)) == 4
 
 
 async def test_a_collector_killed_before_its_last_look_costs_nothing(

@@ -162,6 +162,17 @@ async def test_several_tasks_see_the_same_images_at_once(stack, made, engine):
     assert engine.batches[-1] == [2, 2, 2]
 
 
+async def test_several_tasks_share_the_first_batch_of_an_idle_engine(stack, engine):
+    """The engine does not begin with the first of them while the others are on their way."""
+    await warm(stack, *TASKS)
+    before = len(engine.batches)
+    predictions = await stack.predictor.predict_many(
+        "default", TASKS, pixels(2, seed=5), deadline=math.inf
+    )
+    assert engine.batches[before:] == [[2, 2, 2]]
+    assert {prediction.timing.batch_tasks for prediction in predictions} == {3}
+
+
 async def test_the_first_error_of_several_tasks_is_the_requests(stack):
     """The other tasks' work is dropped, and no lease is left."""
     with pytest.raises(TaskNotFound):
