@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-import torch
 from torch import Tensor
 
 from adapters.backbone import load_backbone
@@ -31,7 +30,7 @@ from service.cache.resolver import Resolver
 from service.cache.watcher import Watcher
 from service.canary import Canary
 from service.device_memory import device_memory
-from service.engines.choice import EngineOptions, open_engine
+from service.engines.choice import EngineOptions, find_device, open_engine
 from service.engines.torch_engine import TorchEngine
 from service.errors import OpenDoor
 from service.health import HealthCheck
@@ -184,9 +183,7 @@ async def _index(settings: Settings) -> Index:
 
 
 def _engine(settings: Settings) -> TorchEngine:
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(settings.device)
     log.info("loading_backbone", backbone=settings.backbone, device=device, dtype=settings.dtype)
     return open_engine(
         load_backbone(settings.backbone, settings.weights),

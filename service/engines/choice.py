@@ -50,6 +50,24 @@ class EngineOptions:
     cache: Path
 
 
+def find_device(name: str) -> str:
+    """A torch device that this machine has; "auto" is its GPU where there is one.
+
+    Raises:
+        EngineUnavailable: there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise EngineUnavailable(
+            f"The device {name!r} cannot be used: {reason}. Take --device cpu, or auto."
+        ) from error
+    return name
+
+
 def open_engine(backbone: StagedBackbone, options: EngineOptions) -> TorchEngine:
     """An engine, warmed up; the log says which one it is, and why no faster one.
 

@@ -80,6 +80,14 @@ def test_an_engine_that_is_asked_for_is_not_replaced(monkeypatch, dtype):
     assert open_engine(makers.backbone(NAME), options(kind="torch")).name == "torch"
 
 
+@pytest.mark.parametrize("name", ["cuda:999", "abacus"])
+def test_a_device_that_is_not_there_is_named(name):
+    """With the way out; what is there is taken as it is."""
+    assert choice.find_device("cpu") == "cpu"
+    with pytest.raises(EngineUnavailable, match=f"'{name}'.*--device cpu"):
+        choice.find_device(name)
+
+
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch, tmp_path):
     """The message names the package and the way around it."""
     monkeypatch.setenv("PATH", str(tmp_path))
