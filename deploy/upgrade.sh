@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Replaces the replicas by ones of the present image and settings, one by one, while the others serve.
 # Usage: deploy/upgrade.sh       COMPOSE and ENGINE name other commands than docker's, podman's say
+# podman removes no container that another depends on: start the stack by podman-compose up --no-deps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +31,16 @@ if [ "${#old[@]}" -eq 0 ]; then
     echo "error: nothing runs. Start it: ${compose[*]} up --detach" >&2
     exit 1
 fi
+# Docker's containers have no such field.
+mapfile -t all < <("$engine" ps --all --quiet --filter "label=com.docker.compose.project=protuning")
+needed=$("$engine" inspect --format '{{.Dependencies}}' "${all[@]}" 2>/dev/null || true)
+for replica in "${old[@]}"; do
+    if [[ $needed == *"$replica"* ]]; then
+        echo "error: a container depends on the replica ${replica:0:12}, so that $engine would not remove it;" \
+            "nothing has been changed. Start the stack anew: ${compose[*]} up --detach --no-deps" >&2
+        exit 1
+    fi
+done
 for replica in "${old[@]}"; do
     before=$(replicas)
     "${compose[@]}" up --detach --no-deps --no-recreate --scale "service=$((${#old[@]} + 1))" service
