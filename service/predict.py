@@ -207,10 +207,10 @@ class Predictor:
         with self._counted(question.task), self._admission.admit(tenant):
             try:
                 async with (
-                    asyncio.timeout_at(question.deadline),
+                    asyncio.timeout_at(question.deadline) as timer,
                     self._quotas.admit(tenant, images) as allowances,
                 ):
-                    return await self._answer_in_time(question, allowances)
+                    return await self._answer_in_time(question, allowances, timer)
             except TimeoutError as error:
                 raise DeadlineExceeded(
                     "The deadline passed before the answer was there. Allow more time, or try "
@@ -218,11 +218,11 @@ class Predictor:
                 ) from error
 
     async def _answer_in_time(
-        self, question: _Question, allowances: tuple[Allowance, ...]
+        self, question: _Question, allowances: tuple[Allowance, ...], timer: asyncio.Timeout
     ) -> Prediction:
         task = question.task
         ref = await self._router.resolve(task, question.version, question.canary_key)
-        with self._compared(task, ref.version):
+        with self._compared(task, ref.version, timer):
             return await self._run(ref, question, allowances)
 
     async def _run(
@@ -262,8 +262,11 @@ class Predictor:
         self._tracer.phase("decode", seconds)
 
     @contextmanager
-    def _compared(self, task: TaskKey, version: int) -> Iterator[None]:
-        """While a task has a canary, count by version how requests end, and how soon."""
+    def _compared(self, task: TaskKey, version: int, timer: asyncio.Timeout) -> Iterator[None]:
+        """While a task has a canary, count by version how requests end, and how soon.
+
+        In here a deadline is a cancellation still; `timer` tells it from a client's.
+        """
         if self._router.canary(task) is None:
             yield
             return
@@ -271,7 +274,8 @@ class Predictor:
         try:
             yield
         except BaseException as error:
-            outcome = _outcome(error)
+            late = isinstance(error, asyncio.CancelledError) and timer.expired()
+            outcome = DeadlineExceeded.__name__ if late else _outcome(error)
             raise
         finally:
             seconds = time.monotonic() - started_at

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from adapters.errors import PointerMoved, UnknownTask, UnknownVersion, VersionInUse, VersionNotReady
 from adapters.store.index import TaskKey
 from service.engines.folded import fold_adapter
-from service.errors import Overloaded, TaskNotFound
+from service.errors import DeadlineExceeded, Overloaded, TaskNotFound
 from service.types import TaskKey as Name
 from tests import makers
 from tests.service.fakes import (
@@ -215,6 +215,27 @@ async def test_versions_are_compared_while_there_is_a_canary(stack):
         await _ask(stack)
     reported = [call.args[:3] for call in stack.metrics.compared.call_args_list]
     assert reported == [(FLOWERS_NAME, 2, "ok"), (FLOWERS_NAME, 2, "EngineFailed")]
+
+
+async def test_a_version_that_is_too_slow_is_told_from_clients_that_leave(stack, engine):
+    """Both end by a cancellation; only the first is the version's own failure."""
+    await stack.releases.start_canary(FLOWERS, 2, 100)
+    await _served(stack, 1)
+    stack.metrics.compared.reset_mock()
+    engine.gate.clear()
+    soon = asyncio.get_running_loop().time() + 5
+    late = asyncio.create_task(
+        stack.predictor.predict("default", "flowers", ONE_IMAGE, deadline=soon)
+    )
+    left = asyncio.create_task(_ask(stack))
+    await breathe()
+    left.cancel()
+    await advance(6)
+    ended = await asyncio.gather(late, left, return_exceptions=True)
+    engine.gate.set()
+    assert [type(error) for error in ended] == [DeadlineExceeded, asyncio.CancelledError]
+    reported = {call.args[2] for call in stack.metrics.compared.call_args_list}
+    assert reported == {"DeadlineExceeded", "RequestCancelled"}
 
 
 async def test_a_pinned_task_stays_and_follows_its_active_version(tmp_path, made):
