@@ -29,6 +29,13 @@ def test_prometheus_can_parse_every_query(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_zero_stands_for_no_series_and_never_beside_some():
+    """Without `on()` labelled series and the zero differ, so that both would be drawn."""
+    zeroes = [query for _, query in QUERIES if "vector(0)" in query]
+    assert zeroes
+    assert all(query.endswith(" or on() vector(0)") for query in zeroes)
+
+
 def test_panels_have_a_place_and_a_name_of_their_own():
     """No two overlap, none is wider than the grid, every panel with data says what it shows."""
     taken = set()
