@@ -11,10 +11,11 @@ fi
 folder=$1
 read -ra compose <<< "${COMPOSE:-docker compose}"
 
-# Files that come or go meanwhile are no error: the index decides what counts.
+# In a container of its own: which replicas there are differs after an upgrade. Files that come or go
+# meanwhile are no error: the index decides what counts.
 save_data() {
-    "${compose[@]}" exec -T service tar --directory /var/lib/protuning --create --file - \
-        --ignore-failed-read --warning=no-file-changed --warning=no-file-removed \
+    "${compose[@]}" run --rm --no-deps -T --entrypoint tar service --directory /var/lib/protuning \
+        --create --file - --ignore-failed-read --warning=no-file-changed --warning=no-file-removed \
         "$@" store admin-key || [ $? -eq 1 ]
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Replaces index, blobs and the first key of the stack of docker-compose.yml by a backup's.
 # Usage: deploy/restore.sh FOLDER      COMPOSE names another command than `docker compose`
+# podman-compose stops and starts the first replica only: run it with no other.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
