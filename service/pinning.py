@@ -5,7 +5,7 @@ import structlog
 from adapters.errors import StoreUnavailable
 from service.cache.adapter_cache import AdapterCache, Lease
 from service.cache.resolver import Resolver
-from service.errors import ServiceError, TaskNotFound
+from service.errors import BackboneConflict, ServiceError, TaskNotFound
 from service.policies import Policies
 from service.tenants import Policy
 from service.types import TaskKey
@@ -70,7 +70,8 @@ class Pinning:
         for name in pinned:
             try:
                 await self._hold(TaskKey(*name.split("/")))
-            except TaskNotFound:
+            except (TaskNotFound, BackboneConflict):
+                # While servers of two backbones share a store, the others may keep it.
                 self._let_go(name)
             except (ServiceError, StoreUnavailable) as error:
                 log.warning("pinned_task_not_loaded", task=name, exc_info=error)

@@ -6,11 +6,14 @@ import random
 
 import pytest
 from scipy.stats import binomtest
+from structlog.testing import capture_logs
 
 from adapters.errors import PointerMoved, UnknownTask, UnknownVersion, VersionInUse, VersionNotReady
 from adapters.store.index import TaskKey
+from service.cache.resolver import Resolver
 from service.engines.folded import fold_adapter
 from service.errors import DeadlineExceeded, Overloaded, TaskNotFound
+from service.pinning import Pinning
 from service.types import TaskKey as Name
 from tests import makers
 from tests.service.fakes import (
@@ -271,3 +274,14 @@ async def test_pins_follow_promotions_and_deletions(stack, made):
     assert stack.device._residents.pinned_bytes == 0
     with pytest.raises(TaskNotFound):
         await stack.pinning.pin(Name("default", "nothing"))
+
+
+async def test_a_pin_is_no_concern_of_servers_with_another_backbone(stack):
+    """While tasks move to a new backbone, their pins are there before they are."""
+    await stack.pinning.pin(FLOWERS_NAME)
+    resolver = Resolver(stack.index, "0" * 64, capacity=10)
+    elsewhere = Pinning(stack.pinning._policies, resolver, stack.cache)
+    with capture_logs() as logged:
+        await elsewhere.keep()
+    assert not logged
+    assert not elsewhere._held
