@@ -9,7 +9,8 @@ read -ra compose <<< "${COMPOSE:-docker compose}"
 engine=${ENGINE:-docker}
 # A stopped replica serves on until the proxy has noticed, then finishes what it has: stop_grace_period.
 patience=50
-start_seconds=300
+# As long as the health check and the chart allow: engines that compile take minutes on a busy machine.
+start_seconds=600
 
 replicas() { "$engine" ps --quiet --no-trunc --filter "label=com.docker.compose.project=protuning" \
     --filter "label=com.docker.compose.service=service"; }
