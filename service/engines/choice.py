@@ -76,6 +76,8 @@ def open_engine(backbone: StagedBackbone, options: EngineOptions) -> TorchEngine
     """
     candidates = _candidates(options)
     for number, (make, dtype) in enumerate(candidates, 1):
+        # Compiling takes a minute or two, in which nothing else is heard.
+        log.info("engine_starting", engine=make.__name__, dtype=dtype)
         try:
             engine = make(backbone, options, dtype)
             engine.warm_up((1, options.batch_images))
