@@ -4,7 +4,7 @@ Section 3.1 of the paper gives three convolutions and an SE module; docs/decisio
 their configuration was found.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.depthwise import depthwise_conv2d
-from adapters.errors import InvalidSpec, first_error
+from adapters.errors import InvalidSpec, first_error, shown
 from adapters.manifest import (
     Activation,
     Architecture,
@@ -89,6 +89,7 @@ def _placements(architecture: Architecture, sites: str, blocks: int) -> tuple[Pl
         names, blocks = _table_10(architecture, sites, blocks)
     else:
         names = tuple(name.strip() for name in sites.split(","))
+        _check_names(names, architecture)
     return tuple(Placement(site=name, blocks=blocks) for name in names)
 
 
@@ -103,6 +104,16 @@ def _table_10(architecture: Architecture, sites: str, blocks: int) -> tuple[tupl
         return architecture.stage_sites, 1
     site = "layer1" if sites.startswith("F") else architecture.stage_sites[-1]
     return (site,), int(sites[1:])
+
+
+def _check_names(names: Collection[str], architecture: Architecture) -> None:
+    known = [site.name for site in architecture.sites]
+    if strange := [name for name in names if name not in known]:
+        raise InvalidSpec(
+            f"{architecture.name} has no prompt site {shown(strange[0])}. It has "
+            f"{', '.join(known)}: take --sites stages for one after each stage, or some of these "
+            "with commas."
+        )
 
 
 def check_spec(spec: PromptSpec, architecture: Architecture) -> None:

@@ -23,6 +23,19 @@ app = typer.Typer()
 
 INTERRUPTED = 130
 
+
+def _given(text: str) -> str:
+    """What was written for a path or name, which must be something."""
+    if not text.strip():
+        # As a path it would be the current folder.
+        raise typer.BadParameter("It is empty: give a path or a name, or leave it out.")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_given(text))
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
@@ -37,8 +50,11 @@ Download = Annotated[bool, typer.Option("--download", help="Let timm download th
 )
 @with_flags(TrainConfig, argument="data")
 def train(
-    out: Annotated[Path, typer.Option(help="The run's directory.")],
-    config: Annotated[Path | None, typer.Option(help="A config.toml; flags go before it.")] = None,
+    out: Annotated[Path, typer.Option(parser=_path, help="The run's directory.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(parser=_path, help="A config.toml; flags go before it."),
+    ] = None,
     resume: Resume = False,  # noqa: FBT002  typer's way of writing a flag
     overwrite: Overwrite = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
@@ -69,16 +85,30 @@ def train(
     epilog="Example: protuning evaluate runs/flowers/adapter.safetensors flowers/ --weights hub"
 )
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(help="An adapter.safetensors file.")],
-    data: Annotated[str, typer.Argument(help="Folder, archive or timm name; its test split.")],
+    adapter: Annotated[Path, typer.Argument(parser=_path, help="An adapter.safetensors file.")],
+    data: Annotated[
+        str,
+        typer.Argument(parser=_given, help="Folder, archive or timm name; its test split."),
+    ],
     weights: Annotated[
-        str, typer.Option(help="Of the backbone: a safetensors file, hub, or random.")
+        str,
+        typer.Option(
+            parser=_given,
+            help="Of the backbone: a safetensors file, hub, or random.",
+        ),
     ] = "hub",
     class_map: Annotated[
-        Path | None, typer.Option(help="JSON, or lines of NAME<TAB>LABEL: classes that take part.")
+        Path | None,
+        typer.Option(
+            parser=_path,
+            help="JSON, or lines of NAME<TAB>LABEL: classes that take part.",
+        ),
     ] = None,
     corruptions: Corruptions = False,  # noqa: FBT002
-    data_root: Annotated[Path | None, typer.Option(help="Where a timm name's files lie.")] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(parser=_path, help="Where a timm name's files lie."),
+    ] = None,
     download: Download = False,  # noqa: FBT002
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Json = False,  # noqa: FBT002
@@ -133,8 +163,11 @@ def _fresh(config: Path | None, given: dict[str, object]) -> TrainConfig:
 
 def _absolute(name: str, value: object) -> object:
     """A path that works from any folder, so that config.toml does; else the value itself."""
-    is_path = name in ("data", "weights", "data_root") and Path(str(value)).exists()
-    return str(Path(str(value)).absolute()) if is_path else value
+    # Nothing at all would be the current folder; the configuration refuses it.
+    if name not in ("data", "weights", "data_root") or not str(value).strip():
+        return value
+    path = Path(str(value))
+    return str(path.absolute()) if path.exists() else value
 
 
 def _resumed(directory: "RunDirectory", given: dict[str, object]) -> TrainConfig:

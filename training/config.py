@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from adapters.manifest import Activation, ClassToken, Frozen
 from training.errors import InvalidConfig
@@ -15,8 +15,23 @@ MethodName = Literal[
 ]
 Augment = Literal["none", "light", "medium", "strong"]
 Schedule = Literal["cosine", "tanh", "poly", "constant"]
+
+
+def _is_not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("it is empty: give a path or a name")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_is_not_blank)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+# For the options that have no default.
+_HOW_TO_NAME = {
+    "data": "Name the data set: a folder such as flowers/, an archive, or a timm name.",
+    "backbone": "Name the backbone with --backbone, such as --backbone vit_tiny_patch16_224.",
+}
 
 
 class TrainConfig(Frozen):
@@ -26,9 +41,9 @@ class TrainConfig(Frozen):
     no limit.
     """
 
-    data: str = Field(description="Folder, .tar, .zip, or timm name (hfds/, torch/, wds/).")
-    backbone: str = Field(description="A timm model, such as vit_tiny_patch16_224.")
-    weights: str = Field("hub", description="Safetensors file with timm's keys, hub, or random.")
+    data: Name = Field(description="Folder, .tar, .zip, or timm name (hfds/, torch/, wds/).")
+    backbone: Name = Field(description="A timm model, such as vit_tiny_patch16_224.")
+    weights: Name = Field("hub", description="Safetensors file with timm's keys, hub, or random.")
     method: MethodName = Field("pro-tuning", description="What is trained, and from where.")
 
     sites: str = Field("stages", description="stages, F1, F5, L1, L5, U5, or site names.")
@@ -39,7 +54,7 @@ class TrainConfig(Frozen):
     beta: float | None = Field(None, description="A constant for the paper's beta; else learned.")
     class_token: ClassToken = Field("mean", description="What a ViT's class token receives.")
 
-    data_root: str | None = Field(None, description="Where the files of a timm name lie.")
+    data_root: Name | None = Field(None, description="Where the files of a timm name lie.")
     download: bool = Field(default=False, description="Let timm download the data set.")
     skip_broken: bool = Field(default=False, description="Go on without broken images.")
     val_fraction: Fraction = Field(0.1, description="Of train, where there is no val split.")
@@ -102,7 +117,7 @@ def make_config(options: dict[str, object]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(options)
     except ValidationError as error:
-        raise InvalidConfig(f"The options are not valid: {_explain(error)}.") from error
+        raise InvalidConfig(_explain(error)) from error
 
 
 def read_options(path: Path) -> dict[str, object]:
@@ -125,7 +140,11 @@ def to_toml(config: TrainConfig) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    return "; ".join(
+    problems = error.errors()
+    if missing := [str(item["loc"][0]) for item in problems if item["type"] == "missing"]:
+        return " ".join(_HOW_TO_NAME[name] for name in missing)
+    told = "; ".join(
         f"{'.'.join(str(part) for part in item['loc']) or 'options'}: {item['msg']}"
-        for item in error.errors()
+        for item in problems
     )
+    return f"The options are not valid: {told}."

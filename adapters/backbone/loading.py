@@ -66,7 +66,8 @@ def _from_file(name: str, path: Path) -> nn.Module:
         raise WeightsMismatch(
             f"{path} does not hold the weights of {name}: "
             f"{_few('missing', missing)}; {_few('not wanted', unexpected)}. "
-            "Pass the backbone that the file was saved from."
+            f"Pass --weights with a file that was saved from {name}; where the command takes a "
+            "backbone, this file's own would do as well."
         )
     if broken := [name for name, values in state.items() if not torch.isfinite(values).all()]:
         raise WeightsMismatch(

@@ -147,6 +147,7 @@ def test_a_model_that_does_not_run_at_its_own_size_is_refused():
         ("test_resnet", {"sites": "F5"}, "Table 10"),
         ("test_vit", {"sites": "F5", "blocks": 2}, "--blocks"),
         ("test_resnet", {"sites": "stage9"}, "stage1, stage2"),
+        ("test_resnet", {"sites": "bogus"}, r"no prompt site .bogus.\. It has stage1, stage2"),
         ("test_resnet", {"sites": "stage2,stage1"}, "order"),
         ("test_resnet", {"sites": "stage1,stage1"}, "twice"),
         ("test_resnet", {"groups": 7}, "groups"),

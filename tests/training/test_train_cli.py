@@ -134,8 +134,10 @@ def test_a_resumed_run_keeps_its_options(flags, tmp_path, monkeypatch):
 def test_a_missing_option_and_a_wrong_one_are_named(pictures, tmp_path):
     """No backbone, no data, no such device or optimiser: and nothing is written."""
     for arguments, named in (
-        ((pictures,), "backbone"),
-        (("--backbone", "test_vit"), "data"),
+        ((pictures,), "Name the backbone with --backbone"),
+        (("--backbone", "test_vit"), "Name the data set"),
+        (("", "--backbone", "test_vit"), "data: "),
+        ((pictures, "--backbone", "test_vit", "--weights", " "), "weights: "),
         ((pictures, "--backbone", "test_vit", "--device", "abacus"), "abacus"),
         ((pictures, "--backbone", "test_vit", "--optimizer", "adamwow"), "adamwow"),
     ):
@@ -143,3 +145,20 @@ def test_a_missing_option_and_a_wrong_one_are_named(pictures, tmp_path):
         assert isinstance(error, InvalidConfig)
         assert named in str(error)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("evaluate", "", "flowers"), "adapter"),
+        (("evaluate", "a.safetensors", ""), "data"),
+        (("evaluate", "a.safetensors", "flowers", "--weights", ""), "weights"),
+        (("train", "flowers", "--out", ""), "out"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(arguments, named):
+    """Nothing at all, as from an unset variable of the shell, is refused by name."""
+    refused = _run(*arguments)
+    assert refused.exit_code == 2
+    assert re.search(rf"Invalid value for '\W*{named}\W*'", refused.stderr, re.IGNORECASE)
+    assert "It is empty" in refused.stderr

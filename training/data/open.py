@@ -67,7 +67,7 @@ def open_dataset(
     check_trainable(found)
     train, test = _train_and_test(found, test_fraction, seed)
     if isinstance(sampling, LongTail):
-        train = [train[index] for index in sampling.indices(labels_of(train), seed)]
+        train = _sample(train, sampling, seed, found.class_names)
     if "val" in found.sets:
         val: Sequence[Sample] = found.sets["val"]
     else:
@@ -77,8 +77,14 @@ def open_dataset(
                 "No class has an image to spare for validation. Add images, or a val/ folder."
             )
     if isinstance(sampling, FewShot):
-        train = [train[index] for index in sampling.indices(labels_of(train), seed)]
+        train = _sample(train, sampling, seed, found.class_names)
     return DataSplits(train, val, test, found.class_names, found.ignored)
+
+
+def _sample(
+    train: Sequence[Sample], sampling: Sampling, seed: int, class_names: Sequence[str]
+) -> list[Sample]:
+    return [train[index] for index in sampling.indices(labels_of(train), seed, class_names)]
 
 
 def open_evaluation_set(

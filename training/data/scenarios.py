@@ -29,7 +29,7 @@ class LongTail:
 
     imbalance_ratio: float
 
-    def indices(self, labels: Sequence[int], seed: int) -> Indices:
+    def indices(self, labels: Sequence[int], seed: int, class_names: Sequence[str]) -> Indices:
         """Indices of the long tail; its largest class is as large as the smallest in `labels`.
 
         Raises:
@@ -41,8 +41,9 @@ class LongTail:
         keep = long_tail_counts(min(counts.values()), max(counts) + 1, self.imbalance_ratio)
         if not keep[-1]:
             raise TooFewImages(
-                f"An imbalance ratio of {self.imbalance_ratio:g} leaves the last class without an "
-                f"image: the smallest class has {min(counts.values())}. Take a smaller ratio."
+                f"An imbalance ratio of {self.imbalance_ratio:g} leaves the last class, "
+                f"{class_names[-1]!r}, without an image: the smallest class has "
+                f"{min(counts.values())}. Take a smaller ratio."
             )
         return draw(labels, lambda label, _available: keep[label], seed)
 
@@ -53,7 +54,7 @@ class FewShot:
 
     shots: int
 
-    def indices(self, labels: Sequence[int], seed: int) -> Indices:
+    def indices(self, labels: Sequence[int], seed: int, class_names: Sequence[str]) -> Indices:
         """Indices of the shots. Those of fewer shots are among those of more, at one seed.
 
         Raises:
@@ -61,9 +62,12 @@ class FewShot:
         """
         short = {label: count for label, count in Counter(labels).items() if count < self.shots}
         if short:
+            fewest = min(short, key=lambda label: (short[label], label))
+            others = f"; too few in {len(short):,} classes" if len(short) > 1 else ""
             raise TooFewImages(
-                f"Class {min(short)} has {short[min(short)]} training images, {self.shots} shots "
-                f"need more ({len(short)} such classes). Take fewer shots or add images."
+                f"{self.shots:,} shots are more training images than the class "
+                f"{class_names[fewest]!r} has ({short[fewest]:,}{others}). Take at most "
+                f"{short[fewest]:,}, or add images."
             )
         return draw(labels, lambda _label, _available: self.shots, seed)
 

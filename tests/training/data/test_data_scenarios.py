@@ -40,7 +40,7 @@ def test_long_tails_have_the_papers_counts(
 ) -> None:
     """Table 1 of the paper, from sets as large as CIFAR-10 and CIFAR-100."""
     labels = np.repeat(np.arange(classes), per_class).tolist()
-    drawn = LongTail(ratio).indices(labels, seed=0)
+    drawn = LongTail(ratio).indices(labels, 0, [str(label) for label in range(classes)])
     counts = Counter(labels[index] for index in drawn)
     assert len(drawn) == len(set(drawn)) == total
     assert (counts[0], counts[classes - 1]) == (per_class, per_class // ratio)
@@ -67,8 +67,8 @@ def test_long_tail_is_taken_before_validation(folder: Pack, tree: Make) -> None:
 
 def test_long_tail_that_would_lose_a_class() -> None:
     """A ratio that leaves a class without images is refused."""
-    with pytest.raises(TooFewImages, match="smaller ratio"):
-        LongTail(100).indices([0] * 50 + [1] * 50, seed=0)
+    with pytest.raises(TooFewImages, match=r"'bee'.* smaller ratio"):
+        LongTail(100).indices([0] * 50 + [1] * 50, 0, ("ant", "bee"))
 
 
 @pytest.mark.parametrize(("classes", "ratio"), [(1, 10), (5, 0.5)])
@@ -78,15 +78,18 @@ def test_meaningless_long_tails(classes: int, ratio: float) -> None:
         long_tail_counts(100, classes, ratio)
 
 
+ABC = ("ant", "bee", "cow")
+
+
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
 def test_few_shots(shots: int) -> None:
     """So many of every class, more shots containing fewer, another seed giving others."""
     labels = [index % 3 for index in range(90)]
-    drawn = FewShot(shots).indices(labels, seed=1)
+    drawn = FewShot(shots).indices(labels, 1, ABC)
     assert Counter(labels[index] for index in drawn) == dict.fromkeys(range(3), shots)
-    assert set(drawn) <= set(FewShot(16).indices(labels, seed=1))
-    assert drawn == FewShot(shots).indices(labels, seed=1)
-    assert drawn != FewShot(shots).indices(labels, seed=2)
+    assert set(drawn) <= set(FewShot(16).indices(labels, 1, ABC))
+    assert drawn == FewShot(shots).indices(labels, 1, ABC)
+    assert drawn != FewShot(shots).indices(labels, 2, ABC)
 
 
 def test_few_shots_leave_validation_whole(folder: Pack, tree: Make) -> None:
@@ -97,9 +100,11 @@ def test_few_shots_leave_validation_whole(folder: Pack, tree: Make) -> None:
 
 
 def test_more_shots_than_images() -> None:
-    """A class that is too small is named."""
-    with pytest.raises(TooFewImages, match="Class 1 has 3"):
-        FewShot(4).indices([0] * 5 + [1] * 3, seed=0)
+    """The smallest class is named, with what it has, and how many more are too small."""
+    with pytest.raises(TooFewImages, match=r"class 'bee' has \(3\)\. Take at most 3"):
+        FewShot(4).indices([0] * 5 + [1] * 3, 0, ("ant", "bee"))
+    with pytest.raises(TooFewImages, match=r"'bee' has \(2; too few in 2 classes\)"):
+        FewShot(4).indices([0] * 3 + [1] * 2 + [2] * 9, 0, ABC)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 0.95])
