@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from adapters import tables
 
 if TYPE_CHECKING:
     from adapters.checkpoint import Checkpoint
@@ -44,12 +43,11 @@ def params(
     if as_json:
         typer.echo(json.dumps({"backbone": backbone, "classes": classes, **counts}))
         return
-    table = Table(title=Text(f"{backbone}, {classes} classes"))
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    for part, count in counts.items():
-        table.add_row(part, f"{count:,}")
-    Console().print(table)
+    tables.print_rows(
+        ["part", "parameters"],
+        [(part, f"{count:,}") for part, count in counts.items()],
+        title=f"{backbone}, {classes} classes",
+    )
 
 
 @app.command(epilog="Example: protuning inspect runs/flowers/adapter.safetensors")
@@ -64,10 +62,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_summary(checkpoint)))
         return
-    table = Table("field", "value", title=Text(str(adapter)), show_header=False)
-    for name, value in _summary(checkpoint).items():
-        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
-    Console().print(table)
+    tables.print_fields(_summary(checkpoint), title=str(adapter))
 
 
 def _summary(checkpoint: "Checkpoint") -> dict[str, object]:

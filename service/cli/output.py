@@ -1,13 +1,13 @@
 """How commands print what they were told: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
+
+from adapters import tables
 
 if TYPE_CHECKING:
     from service.http.schemas import Page
@@ -30,26 +30,24 @@ def show(item: BaseModel, *, as_json: bool) -> None:
     """Print one item."""
     if as_json:
         typer.echo(item.model_dump_json())
-        return
-    table = Table("field", "value", show_header=False)
-    for name, value in item.model_dump(mode="json").items():
-        table.add_row(name, _cell(value))
-    Console().print(table)
+    else:
+        tables.print_fields(item.model_dump(mode="json"))
 
 
-def show_all(items: Sequence[BaseModel], *, as_json: bool) -> None:
-    """Print a list of items of one kind."""
+def show_all(
+    items: Sequence[Item], *, as_json: bool, extra: Mapping[str, Callable[[Item], object]] = {}
+) -> None:
+    """Print a list of items of one kind, for people with columns `extra` made of each item."""
     rows = [item.model_dump(mode="json") for item in items]
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*map(_cell, row.values()))
-        Console().print(table)
+        tables.print_rows(
+            [*rows[0], *extra],
+            [
+                [*row.values(), *(told_of(item) for told_of in extra.values())]
+                for item, row in zip(items, rows, strict=True)
+            ],
+        )
     else:
         typer.echo("There are none.")
-
-
-def _cell(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

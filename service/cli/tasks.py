@@ -1,10 +1,15 @@
 """The commands `tasks ...`."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from service.cli.connection import DEFAULT_URL, ApiKey, Url, client
 from service.cli.output import Json, all_items, show, show_all
 from service.cli.parameters import TaskName
+
+if TYPE_CHECKING:
+    from service.http.schemas import Task
 
 app = typer.Typer(help="Look at and change the tasks of a server.", no_args_is_help=True)
 
@@ -37,10 +42,13 @@ def versions(
     key: ApiKey = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """The versions of a task."""
+    """The versions of a task, and which of them requests get."""
     with client(url, key) as server:
         found = all_items(lambda cursor: server.versions(task, cursor=cursor))
-    show_all(found, as_json=as_json)
+        traffic = traffic_of(server.task(task))
+    show_all(
+        found, as_json=as_json, extra={"traffic": lambda version: traffic.get(version.version)}
+    )
 
 
 @app.command(epilog="Example: protuning tasks rollback flowers")
@@ -62,3 +70,11 @@ def delete(task: TaskName, url: Url = DEFAULT_URL, key: ApiKey = None) -> None:
     with client(url, key) as server:
         server.delete(task)
     typer.echo(f"{task} is deleted.")
+
+
+def traffic_of(task: "Task") -> dict[int, str]:
+    """The versions of a task that requests get which name none, and in what part."""
+    traffic = {} if task.active_version is None else {task.active_version: "active"}
+    if task.canary is not None:
+        traffic[task.canary.version] = f"canary, {task.canary.percent:g} %"
+    return traffic
