@@ -3,6 +3,7 @@
 import inspect
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
@@ -49,9 +50,26 @@ def _parameter(name: str, field: FieldInfo, *, positional: bool) -> inspect.Para
 def _option(name: str, field: FieldInfo) -> Any:  # noqa: ANN401  typer's own types are private
     words = name.replace("_", "-")
     flag = f"--{words}/--no-{words}" if field.annotation is bool else f"--{words}"
-    default = None if field.is_required() else field.get_default()
-    shown = "" if default is None else f" [{default}]"
+    default = _default(field)
+    if isinstance(default, bool):
+        default = words if default else f"no-{words}"
+    shown = "" if default is None else f" [default: {default}]"
     return typer.Option(flag, help=f"{field.description}{shown}", show_default=False)
+
+
+def _default(field: FieldInfo) -> object:
+    """What holds where nothing is given, with ~ for the home directory; None for nothing."""
+    if field.is_required():
+        return None
+    try:
+        default = field.get_default(call_default_factory=True, validated_data={})
+        home = str(Path.home())
+    except RuntimeError:
+        # A user without a home, as containers have them: only defaults that lie there need one.
+        return None if field.default_factory else field.default
+    if isinstance(default, str | Path) and home != "/":
+        return str(default).replace(home, "~")
+    return default
 
 
 def _plain(annotation: Any) -> Any:  # noqa: ANN401  a type expression

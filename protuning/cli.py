@@ -19,6 +19,8 @@ app = typer.Typer(
     help="One frozen vision backbone in memory, a thousand Pro-tuning tasks on it.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
+    # Frames around the help leave a column too narrow for a path, and take [words] for markup.
+    rich_markup_mode=None,
 )
 app.add_typer(adapters.cli.app)
 app.add_typer(adapters.store.cli.app)
