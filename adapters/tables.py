@@ -12,7 +12,7 @@ from rich.text import Text
 _WHOLE = ("id", "task")
 # Wider than any table: a file or a pipe has no edge.
 _UNBOUNDED = 1_000_000
-_NUMBER = re.compile(r"[0-9][0-9.,]*")
+_NUMBER = re.compile(r"[0-9][0-9.,]*%?")
 
 
 def print_fields(values: Mapping[str, object], title: str | None = None) -> None:

@@ -63,6 +63,10 @@ class Refused(ClientError):
         """The stable end of the problem's type, such as "unknown-task"."""
         return self.problem.type.rpartition(":")[2]
 
+    def with_detail(self, detail: str) -> "Refused":
+        """The same refusal in other words, for somebody who knows more than the server did."""
+        return Refused(self.problem.model_copy(update={"detail": detail}), self.retry_after)
+
 
 class Unreachable(ClientError):
     """No answer came."""
@@ -140,11 +144,20 @@ def _at(*parts: object) -> str:
     return "/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
+def _bytes(file: Image) -> bytes:
+    if isinstance(file, Path):
+        return file.read_bytes()
+    if isinstance(file, bytes):
+        return file
+    raise TypeError(f"A {type(file).__name__} is no file: give bytes, or Path(...) for a name.")
+
+
 def _image_files(images: Sequence[Image]) -> list[tuple[str, Any]]:
-    return [
-        ("images", ("image", image.read_bytes() if isinstance(image, Path) else image))
-        for image in images
-    ]
+    if isinstance(images, bytes | str | Path):
+        raise TypeError("The images are a list: write [image] for a single one.")
+    if not len(images):
+        raise ValueError("There are no images. Give at least one.")
+    return [("images", ("image", _bytes(image))) for image in images]
 
 
 def predict(
@@ -155,7 +168,12 @@ def predict(
     version: int | None = None,
     timeout_ms: int | None = None,
 ) -> Call[Prediction]:
-    """What a task sees in each of some JPEG, PNG or WebP files."""
+    """What a task sees in each of some JPEG, PNG or WebP files: a list of bytes and of paths.
+
+    Raises:
+        TypeError: it is not such a list.
+        ValueError: it is empty.
+    """
     params = {"top_k": top_k, "version": version, "timeout_ms": timeout_ms}
     path = _at("tasks", task, "predict")
     return Call("POST", path, _model(Prediction), params, _image_files(images))
@@ -168,17 +186,29 @@ def predict_many(
     top_k: int | None = None,
     timeout_ms: int | None = None,
 ) -> Call[ManyPredictions]:
-    """What each of several tasks sees in the same images."""
+    """What each of several tasks sees in the same images; see `predict`.
+
+    Raises:
+        TypeError: tasks or images are not a list.
+        ValueError: one of the lists is empty.
+    """
+    if isinstance(tasks, str):
+        raise TypeError("The tasks are a list: write [task] for a single one.")
+    if not tasks:
+        raise ValueError("There are no tasks. Name at least one.")
     params = {"tasks": ",".join(tasks), "top_k": top_k, "timeout_ms": timeout_ms}
     return Call("POST", "/predict", _model(ManyPredictions), params, _image_files(images))
 
 
 def register(task: str, checkpoint: Image, *, activate: bool = True) -> Call[Version]:
-    """Register a checkpoint as a version of a task: proved and, unless told not to, active."""
-    data = checkpoint.read_bytes() if isinstance(checkpoint, Path) else checkpoint
+    """Register a checkpoint as a version of a task: proved and, unless told not to, active.
+
+    Raises:
+        TypeError: the checkpoint is neither bytes nor a path.
+    """
     files: list[tuple[str, Any]] = [
         ("task_id", (None, task)),
-        ("checkpoint", ("adapter.safetensors", data)),
+        ("checkpoint", ("adapter.safetensors", _bytes(checkpoint))),
     ]
     if not activate:
         files.append(("activate", (None, "false")))

@@ -12,7 +12,8 @@ import stamina
 from service import calls
 from service.calls import Call, Refused, Unreachable
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_HOST = "127.0.0.1:8000"
+DEFAULT_URL = f"http://{DEFAULT_HOST}"
 RETRY_STATUSES = (429, 503)
 
 T = TypeVar("T")
@@ -93,6 +94,13 @@ def _transport_errors(url: httpx.URL) -> Iterator[None]:
         ) from error
 
 
+def _with_scheme(url: str) -> str:
+    if url.startswith(("http://", "https://")):
+        return url
+    host = url.rpartition("://")[2] or DEFAULT_HOST
+    raise Unreachable(f"{url!r} is not the URL of a server; write http://{host}.")
+
+
 def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
@@ -108,6 +116,9 @@ class Client(_Operations):
     """A server, asked synchronously. Use it in a `with` statement, from any number of threads.
 
     `key` is an API key; where the server needs none, it is not looked at.
+
+    Raises:
+        Unreachable: `url` does not begin with http:// or https://.
     """
 
     def __init__(
@@ -120,7 +131,7 @@ class Client(_Operations):
     ) -> None:
         self._patience = patience
         self._http = httpx.Client(
-            base_url=url,
+            base_url=_with_scheme(url),
             headers=_headers(key),
             timeout=patience.request_seconds,
             transport=transport,
@@ -146,6 +157,9 @@ class AsyncClient(_Operations):
     """A server, asked asynchronously. Use it in an `async with` statement.
 
     `key` is an API key; where the server needs none, it is not looked at.
+
+    Raises:
+        Unreachable: `url` does not begin with http:// or https://.
     """
 
     def __init__(
@@ -158,7 +172,7 @@ class AsyncClient(_Operations):
     ) -> None:
         self._patience = patience
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=_with_scheme(url),
             headers=_headers(key),
             timeout=patience.request_seconds,
             transport=transport,

@@ -1,15 +1,17 @@
 """The commands `register` and `predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from adapters import tables
 from service.cli.connection import DEFAULT_URL, ApiKey, Url, client
 from service.cli.output import Json, show
 from service.cli.parameters import TaskName
+
+if TYPE_CHECKING:
+    from service.http.schemas import Prediction
 
 app = typer.Typer()
 
@@ -29,25 +31,46 @@ def register(
     show(version, as_json=as_json)
 
 
-@app.command(epilog="Example: protuning predict flowers rose.jpg daisy.png --top-k 3")
+@app.command(epilog="Example: protuning predict flowers,signs rose.jpg daisy.png --top-k 3")
 def predict(
-    task: TaskName,
+    tasks: Annotated[
+        str, typer.Argument(metavar="TASK[,TASK...]", help="The tasks' ids, with commas.")
+    ],
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)],
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 5,
-    version: Annotated[int | None, typer.Option(help="Not the active version but this.")] = None,
-    timeout_ms: Annotated[int | None, typer.Option(help="How long it may take.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Not the active version but this, of a single task.")
+    ] = None,
+    timeout_ms: Annotated[int | None, typer.Option(help="How long a request may take.")] = None,
     url: Url = DEFAULT_URL,
     key: ApiKey = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """What a task sees in JPEG, PNG or WebP files."""
+    """What one or several tasks see in JPEG, PNG or WebP files.
+
+    Many files are asked about in several requests, as large as the server takes them.
+    """
+    from service.cli.asking import ask
+    from service.http.schemas import ManyPredictions
+
+    names = tasks.split(",")
+    if version is not None and len(names) > 1:
+        raise typer.BadParameter("--version is for a single task.")
     with client(url, key) as server:
-        answer = server.predict(task, images, top_k=top_k, version=version, timeout_ms=timeout_ms)
+        answers = ask(server, names, images, top_k=top_k, version=version, timeout_ms=timeout_ms)
     if as_json:
-        typer.echo(answer.model_dump_json())
+        told = answers[0] if len(names) == 1 else ManyPredictions(results=answers)
+        typer.echo(told.model_dump_json())
         return
-    table = Table("image", "label", "score", title=f"{answer.task}, version {answer.version}")
-    for path, prediction in zip(images, answer.predictions, strict=True):
-        for rank, label in enumerate(prediction.labels):
-            table.add_row("" if rank else str(path), label.label, f"{label.score:.1%}")
-    Console().print(table)
+    for answer in answers:
+        _print(answer, images)
+
+
+def _print(answer: "Prediction", images: list[Path]) -> None:
+    rows = [
+        ("" if rank else path, label.label, f"{label.score:.1%}")
+        for path, prediction in zip(images, answer.predictions, strict=True)
+        for rank, label in enumerate(prediction.labels)
+    ]
+    title = f"{answer.task}, version {answer.version}"
+    tables.print_rows(["image", "label", "score"], rows, title=title)

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -156,6 +157,45 @@ def test_the_server_says_how_long_to_wait(ask, header, seconds):
     backoff = clients._backoff(refused.value)
     assert backoff == seconds
     assert type(backoff) is type(seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "advice"),
+    [
+        (("predict", "flowers", PNG), TypeError, r"\[image\]"),
+        (("predict", "flowers", Path("rose.jpg")), TypeError, r"\[image\]"),
+        (("predict", "flowers", "rose.jpg"), TypeError, r"\[image\]"),
+        (("predict", "flowers", ["rose.jpg"]), TypeError, r"Path\(...\)"),
+        (("predict", "flowers", []), ValueError, "at least one"),
+        (("predict_many", "flowers", [PNG]), TypeError, r"\[task\]"),
+        (("predict_many", [], [PNG]), ValueError, "at least one"),
+        (("predict_many", ["flowers"], PNG), TypeError, r"\[image\]"),
+        (("register", "flowers", "adapter.safetensors"), TypeError, r"Path\(...\)"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_told_before_anything_is_sent(ask, arguments, error, advice):
+    """With what to write instead."""
+    script = _Script()
+    with pytest.raises(error, match=advice):
+        ask(script, *arguments)
+    assert script.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("10.0.0.1", "http://10.0.0.1"),
+        ("ftp://host", "http://host"),
+        ("", "http://127.0.0.1:8000"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_url_without_its_beginning_is_told_what_it_lacks(kind, url, right):
+    """At once, with the URL that was probably meant."""
+    with pytest.raises(Unreachable, match=f"write {right}"):
+        kind(url)
 
 
 def test_both_clients_have_the_same_operations():
