@@ -34,6 +34,8 @@ _SEEDS_TRIED = 4
 _HEADROOM = 2.0
 # No engine is asked to be closer than this, relative to the largest logit.
 _FLOOR = 1e-4
+_IDLE = "The prompts have hardly learned anything yet"
+_BLIND = "The model hardly reacts to its images"
 
 
 def golden_images(inputs: GoldenInputs) -> list[NDArray[np.uint8]]:
@@ -124,17 +126,17 @@ def _prove(model: AdapterModel, seed: int) -> tuple[GoldenProof, Tensor]:
         engine = _FoldedEngine(model, dtype)
         right = engine.run(normalize(pixels, preprocessing))
         tolerance[dtype] = max(floor, _HEADROOM * distance(golden, right))
-        for mistake, logits in _mistakes(engine, pixels):
-            _require_noticed(mistake, distance(golden, logits), dtype, tolerance[dtype])
+        for why, mistake, logits in _mistakes(engine, pixels):
+            _require_noticed(why, mistake, distance(golden, logits), dtype, tolerance[dtype])
     return GoldenProof(**inputs.model_dump(), tolerance=Tolerance(**tolerance)), golden
 
 
-def _require_noticed(mistake: str, moved: float, dtype: str, tolerance: float) -> None:
+def _require_noticed(why: str, mistake: str, moved: float, dtype: str, tolerance: float) -> None:
     if moved <= tolerance:
         raise ProofInsensitive(
-            f"The golden proof would not notice {mistake} in {dtype}: the logits move by "
-            f"{moved:.3g}, and {tolerance:.3g} must be allowed for rounding. The adapter hardly "
-            "uses what was changed: train longer, or with other prompt sites."
+            f"{why}. A server could not tell whether it runs this adapter rightly: {mistake} "
+            f"would change the logits by {moved:.3g}, and rounding in {dtype} alone may change "
+            f"them by {tolerance:.3g}. It has to be trained longer."
         )
 
 
@@ -174,19 +176,20 @@ class _FoldedEngine:
         return self._model.adapter.head(features_BF).float()
 
 
-def _mistakes(engine: _FoldedEngine, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Wrong pipelines and the logits they give."""
+def _mistakes(engine: _FoldedEngine, pixels: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """Why a wrong pipeline may go unnoticed, the pipeline, and the logits it gives."""
     preprocessing = engine.preprocessing
     wrong = _IMAGENET if preprocessing.mean == _HALF["mean"] else _HALF
     wrong_preprocessing = preprocessing.model_copy(update=wrong)
-    yield "wrong mean and std", engine.run(normalize(pixels, wrong_preprocessing))
-    yield "BGR order", engine.run(normalize(pixels.flip(-1), preprocessing))
+    yield _BLIND, "wrong mean and std", engine.run(normalize(pixels, wrong_preprocessing))
+    yield _BLIND, "BGR order", engine.run(normalize(pixels.flip(-1), preprocessing))
     images_BCHW = normalize(pixels, preprocessing)
     if engine.prompts:
-        yield "dropped prompts", engine.run(images_BCHW, dropped=engine.prompts)
+        yield _IDLE, "dropped prompts", engine.run(images_BCHW, dropped=engine.prompts)
     if engine.dtype == "float32":
         for site in engine.prompts:
-            yield f"a dropped prompt at {site}", engine.run(images_BCHW, dropped=[site])
+            why = f"The prompts at {site} have hardly learned anything yet"
+            yield why, f"a dropped prompt at {site}", engine.run(images_BCHW, dropped=[site])
 
 
 def distance(golden: Tensor, logits: Tensor) -> float:

@@ -27,6 +27,8 @@ Name = Annotated[str, AfterValidator(_is_not_blank)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
+# Options that mean nothing where there are no prompts.
+OF_PROMPTS = {"sites", "blocks", "kernel", "groups", "activation", "beta", "class_token"}
 # For the options that have no default.
 _HOW_TO_NAME = {
     "data": "Name the data set: a folder such as flowers/, an archive, or a timm name.",

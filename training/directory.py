@@ -154,6 +154,10 @@ class RunDirectory:
                 "it is a baseline to compare with and cannot be served. Train with --method "
                 "pro-tuning or head to get an adapter."
             )
+        if self.file(METRICS).is_file():
+            raise NotServable(
+                f"The run in {self.path} ended without an adapter. {REPORT} says why at its top."
+            )
         raise NotServable(
             f"{self.path} holds no adapter. Finish its run (protuning train --resume --out "
             f"{self.path}), or train one."

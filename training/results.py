@@ -16,7 +16,7 @@ from adapters.checkpoint import make_checkpoint
 from adapters.errors import ProofInsensitive
 from adapters.manifest import Provenance
 from adapters.model import AdapterModel
-from training.config import TrainConfig
+from training.config import OF_PROMPTS, TrainConfig
 from training.data.check import Checked
 from training.data.samples import labels_of
 from training.directory import ADAPTER, METRICS, MODEL, RunDirectory
@@ -79,22 +79,23 @@ def write_results(run: Run, finished: Finished) -> dict[str, float]:
     """Write everything that a finished run leaves, metrics.json last; the metrics are returned.
 
     Raises:
-        ProofInsensitive: the adapter is not written; the report and the metrics are.
+        ProofInsensitive: the adapter is not written; the report, which says so, and the metrics
+            are.
         RunNotWritten: the disk is full; the run can be resumed.
     """
     metrics = _metrics(run, finished)
-    _report(run, finished, metrics)
     try:
-        if run.method.servable:
-            run.directory.write(ADAPTER, _adapter(run, metrics))
-        else:
-            run.directory.write(MODEL, _baseline(run))
+        name, weights = _weights(run, metrics)
     except ProofInsensitive as error:
+        refusal = f"{error} {_how_to_go_on(run)}"
+        _report(run, finished, metrics, refusal)
         _end(run, metrics)
         raise ProofInsensitive(
-            f"{error} No adapter was written; the metrics and the report are in "
+            f"{refusal} No adapter was written; the metrics and the report are in "
             f"{run.directory.path}."
         ) from error
+    _report(run, finished, metrics)
+    run.directory.write(name, weights)
     _end(run, metrics)
     return metrics
 
@@ -102,6 +103,23 @@ def write_results(run: Run, finished: Finished) -> dict[str, float]:
 def _end(run: Run, metrics: dict[str, float]) -> None:
     run.directory.write(METRICS, json.dumps(metrics, indent=2).encode() + b"\n")
     run.directory.finish()
+
+
+def _how_to_go_on(run: Run) -> str:
+    """What to do about weights that have learned too little to be proven."""
+    assert run.config.epochs is not None  # noqa: S101  settled
+    enough = max(run.method.recipe.epochs, 2 * run.config.epochs)
+    return (
+        f"Run it again with --overwrite and more epochs: --epochs {enough}, for example, "
+        f"instead of {run.config.epochs}."
+    )
+
+
+def _weights(run: Run, metrics: dict[str, float]) -> tuple[str, bytes]:
+    """The file that the trained weights go into, and its content."""
+    if run.method.servable:
+        return ADAPTER, _adapter(run, metrics)
+    return MODEL, _baseline(run)
 
 
 def _metrics(run: Run, finished: Finished) -> dict[str, float]:
@@ -174,7 +192,9 @@ def _baseline(run: Run) -> bytes:
     return save(tensors, {"protuning": json.dumps(about)})
 
 
-def _report(run: Run, finished: Finished, metrics: dict[str, float]) -> None:
+def _report(
+    run: Run, finished: Finished, metrics: dict[str, float], refusal: str | None = None
+) -> None:
     config, splits = run.config, run.images.splits
     report = RunReport(
         title=f"{run.method.name} on {PurePath(config.data).name}",
@@ -182,11 +202,14 @@ def _report(run: Run, finished: Finished, metrics: dict[str, float]) -> None:
         weights=config.weights,
         method=config.method,
         data=config.data,
-        config=config.model_dump(exclude_none=True),
+        config=config.model_dump(
+            exclude_none=True, exclude=set() if run.method.prompts else OF_PROMPTS
+        ),
         class_names=splits.class_names,
         train_counts=run.train_counts,
         val_images=len(splits.val),
         history=[row.model_dump() for row in finished.outcome.history],
+        best_epoch=finished.outcome.best.epoch,
         evaluation=finished.evaluation,
         test_samples=splits.test,
         test_logits=finished.test_logits,
@@ -194,7 +217,8 @@ def _report(run: Run, finished: Finished, metrics: dict[str, float]) -> None:
         total_parameters=int(metrics["total_parameters"]),
         seconds=finished.seconds,
         peak_memory_mib=metrics["peak_memory_mib"],
-        adapter=ADAPTER if run.method.servable else None,
+        adapter=ADAPTER if run.method.servable and not refusal else None,
+        refusal=refusal,
         notes=_notes(run),
     )
     try:
@@ -209,7 +233,7 @@ def _report(run: Run, finished: Finished, metrics: dict[str, float]) -> None:
 def _notes(run: Run) -> tuple[str, ...]:
     notes = []
     if broken := run.images.broken:
-        notes.append(f"{len(broken)} broken images were left out, such as {broken[0].name}.")
+        notes.append(f"Broken images were left out: {len(broken)}, such as {broken[0].name}.")
     if ignored := run.images.splits.ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.items())
         notes.append(f"Files that are no images were left out: {kinds}.")

@@ -22,7 +22,6 @@ from training.errors import RunNotWritten
 from training.evaluate import evaluate_logits
 from training.report import RunReport, write_report
 from training.report.confusion_picture import confusion_picture
-from training.report.contents import best_epoch
 from training.report.learning_curve import learning_curve
 from training.report.lettering import lettering
 from training.report.markdown import escape, table
@@ -79,6 +78,7 @@ def make_report(
             {"epoch": 2, "train_loss": 1.0, "val_loss": 1.1, "val_top1": 0.8, "images_per_s": 99.0},
             {"epoch": 3, "train_loss": 0.9, "val_loss": 1.2, "val_top1": 0.8, "images_per_s": 98.0},
         ],
+        best_epoch=2,
         evaluation=evaluate_logits(logits, labels, classes=len(names), train_counts=counts),
         test_samples=[solid(i, truth, (9 * i, 99, 200)) for i, truth in enumerate(truths)],
         test_logits=logits,
@@ -160,7 +160,7 @@ def test_shot_groups_are_for_long_tails() -> None:
 
 
 def test_costs_and_best_epoch() -> None:
-    """Parameters against the whole, time, speed, memory; the first of the best epochs."""
+    """Parameters against the whole, time, speed, memory; the epoch that was chosen."""
     report = make_report([0, 1], [0, 1])
     text = report_text(report, Path("run"))
     for expected in (
@@ -171,7 +171,9 @@ def test_costs_and_best_epoch() -> None:
         "epoch 2, with 80.0 % answered right",
     ):
         assert expected in text
-    assert best_epoch(report.history) == report.history[1]
+    chosen = replace(report, best_epoch=3)
+    assert "epoch 3, with 80.0 % answered right" in report_text(chosen, Path("run"))
+    assert chosen.best == report.history[2]
     without = replace(report, history=[{"epoch": 1, "train_loss": 1.0}], peak_memory_mib=None)
     assert "1 epoch, without validation" in report_text(without, Path("run"))
     assert "peak memory" not in report_text(without, Path("run"))
@@ -210,6 +212,15 @@ def test_baselines_promise_no_adapter() -> None:
     text = report_text(replace(make_report([0, 1], [0, 1]), adapter=None), Path("run"))
     assert "protuning inspect" not in text
     assert "baseline" in text
+
+
+def test_a_missing_adapter_is_said_first() -> None:
+    """Before the figures, with the reason; and no command for the file that there is not."""
+    refused = replace(make_report([0, 1], [0, 1]), adapter=None, refusal="Train longer.")
+    text = report_text(refused, Path("run"))
+    assert text.split("\n\n")[1] == "**No adapter was written.** Train longer."
+    assert "protuning" not in text
+    assert "baseline" not in text
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -325,13 +336,15 @@ def test_lettering_keeps_what_it_can() -> None:
 )
 def test_learning_curve_of_any_history(history: list[dict[str, float | None]]) -> None:
     """No epoch, one, no validation, not a number: always a picture."""
-    assert Image.open(io.BytesIO(learning_curve(history))).size == (1500, 600)
+    for best in (None, *history[-1:]):
+        assert Image.open(io.BytesIO(learning_curve(history, best))).size == (1500, 600)
 
 
 def test_same_run_same_pictures() -> None:
     """The files do not change from one writing to the next."""
     history = make_report([0, 1], [0, 1]).history
-    assert learning_curve(history) == learning_curve(history)
+    assert learning_curve(history, history[1]) == learning_curve(history, history[1])
+    assert learning_curve(history, history[1]) != learning_curve(history, history[2])
 
 
 def test_report_files_are_whole(tmp_path: Path) -> None:

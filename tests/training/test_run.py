@@ -44,6 +44,9 @@ def test_a_run_leaves_all_that_was_promised(configure, tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert max(float(row["val_top1"]) for row in rows) == metrics["val_top1"]
+    report = (tmp_path / "report.md").read_text()
+    assert f"validation images: epoch {metrics['best_epoch']}, with" in report
+    assert "| kernel | 5 |" in report
 
 
 @pytest.mark.usefixtures("no_report")
@@ -130,15 +133,22 @@ def test_bad_images_leave_no_run(configure, tmp_path):
 
 
 def test_a_refused_proof_keeps_the_figures(configure, tmp_path, monkeypatch):
-    """No adapter, but metrics and report, and the error says where."""
+    """No adapter, but metrics, and a report that says so; the error says how to go on."""
 
     def refuse(*_):
         raise ProofInsensitive("It would not notice.")
 
     monkeypatch.setattr(results, "make_checkpoint", refuse)
-    with pytest.raises(ProofInsensitive, match="metrics and the report are in"):
+    advice = "It would not notice. Run it again with --overwrite and more epochs: --epochs 100"
+    with pytest.raises(ProofInsensitive, match=f"{advice}.* metrics and the report are in"):
         train(configure(method="head", epochs=1), RunDirectory(tmp_path))
     assert _names(tmp_path) == REPORT | {CONFIG, METRICS, HISTORY}
+    report = (tmp_path / "report.md").read_text()
+    assert f"**No adapter was written.** {advice}" in report.replace("\\", "")
+    assert ADAPTER not in report
+    assert "kernel" not in report
+    with pytest.raises(NotServable, match="says why"):
+        RunDirectory(tmp_path).adapter()
 
 
 @pytest.mark.usefixtures("no_report")

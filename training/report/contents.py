@@ -28,6 +28,7 @@ class RunReport:
         train_counts: training images of each class.
         val_images: how many images validation had.
         history: the epochs, in order.
+        best_epoch: the epoch whose weights were chosen, counted from 1.
         evaluation: of the chosen weights on the test images.
         test_samples: the test images, in the order of `test_logits`.
         test_logits: float32 [test images, classes].
@@ -35,7 +36,9 @@ class RunReport:
         total_parameters: of backbone, prompts and head.
         seconds: training took.
         peak_memory_mib: the most memory the run held at a time; None if not measured.
-        adapter: the file name of the servable adapter in the run directory, None for a baseline.
+        adapter: the file name of the servable adapter in the run directory, None where there is
+            none.
+        refusal: why there is no adapter, where the method would have made one.
         data_root: where the files of a timm name lie, as the `--data-root` option takes it.
         notes: what else a reader must know, a sentence each.
     """
@@ -50,6 +53,7 @@ class RunReport:
     train_counts: tuple[int, ...]
     val_images: int
     history: Sequence[EpochRow]
+    best_epoch: int
     evaluation: Evaluation
     test_samples: Sequence[Sample] = field(repr=False)
     test_logits: Tensor = field(repr=False, compare=False)
@@ -58,11 +62,12 @@ class RunReport:
     seconds: float
     peak_memory_mib: float | None = None
     adapter: str | None = "adapter.safetensors"
+    refusal: str | None = None
     data_root: str | None = None
     notes: tuple[str, ...] = ()
 
-
-def best_epoch(history: Sequence[EpochRow]) -> EpochRow | None:
-    """The first epoch of the highest validation top-1; None where none was measured."""
-    measured = [row for row in history if row.get("val_top1") is not None]
-    return max(measured, key=lambda row: row["val_top1"] or 0.0, default=None)
+    @property
+    def best(self) -> EpochRow | None:
+        """The row of the best epoch; None where validation did not choose it."""
+        chosen = (row for row in self.history if row["epoch"] == self.best_epoch)
+        return next((row for row in chosen if row.get("val_top1") is not None), None)

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.report.contents import EpochRow, best_epoch
+from training.report.contents import EpochRow
 from training.report.style import BLUE, GREEN, INK, ORANGE, blank, plain, png
 
 # Beyond so many epochs the dots would make one thick line.
 _DOTTED_EPOCHS = 40
 
 
-def learning_curve(history: Sequence[EpochRow]) -> bytes:
-    """A PNG with two panels; what was not measured is left out."""
+def learning_curve(history: Sequence[EpochRow], best: EpochRow | None) -> bytes:
+    """A PNG with two panels, the row `best` marked; what was not measured is left out."""
     figure = blank(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     for axes, title in ((loss, "Loss"), (accuracy, "Top-1 on validation images")):
@@ -25,7 +25,7 @@ def learning_curve(history: Sequence[EpochRow]) -> bytes:
     _plot(loss, history, "val_loss", "validation", ORANGE)
     _plot(accuracy, history, "val_top1", "validation", ORANGE)
     accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
-    _mark_best(accuracy, best_epoch(history))
+    _mark_best(accuracy, best)
     if loss.lines:
         loss.legend(frameon=False, labelcolor=INK)
     return png(figure)

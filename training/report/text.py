@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from training.data.scenarios import shot_groups
 from training.directory import CONFUSION_MATRIX, LEARNING_CURVE, MISTAKES
 from training.evaluate import Evaluation
-from training.report.contents import RunReport, best_epoch
+from training.report.contents import RunReport
 from training.report.markdown import escape, table
 
 _CLASS_ROWS = 50
@@ -25,6 +25,7 @@ def report_text(report: RunReport, run_dir: Path) -> str:
     """The whole report; the commands in it name the adapter in `run_dir`."""
     sections = (
         f"# {escape(report.title)}",
+        *_refusal(report),
         _headline(report),
         "## What it was trained on",
         _training(report),
@@ -53,6 +54,11 @@ def accuracy_interval(evaluation: Evaluation) -> tuple[float, float]:
     right = int(evaluation.confusion.trace())
     interval = binomtest(right, evaluation.images).proportion_ci(0.95, method="wilson")
     return interval.low, interval.high
+
+
+def _refusal(report: RunReport) -> Iterator[str]:
+    if report.refusal:
+        yield f"**No adapter was written.** {escape(report.refusal)}"
 
 
 def _headline(report: RunReport) -> str:
@@ -108,7 +114,8 @@ def _classes(report: RunReport) -> str:
         (_class_row(report, index) for index in worst_first[:_CLASS_ROWS]),
     )
     if left_out := worst_first[_CLASS_ROWS:]:
-        text += f"\n\n{len(left_out):,} classes that do as well or better are not listed."
+        more = f"{len(left_out):,} classes that do" if len(left_out) > 1 else "1 class that does"
+        text += f"\n\n{more} as well or better {'are' if len(left_out) > 1 else 'is'} not listed."
     return text
 
 
@@ -127,7 +134,7 @@ def _class_row(report: RunReport, index: int) -> tuple[str, ...]:
 
 
 def _learning(report: RunReport) -> str:
-    best = best_epoch(report.history)
+    best = report.best
     epochs = f"{len(report.history):,} epochs" if len(report.history) != 1 else "1 epoch"
     if best is None:
         return f"{epochs}, without validation."
@@ -154,6 +161,8 @@ def _cost(report: RunReport) -> str:
 
 
 def _use(report: RunReport, run_dir: Path) -> str:
+    if report.refusal:
+        return "There is no adapter to use yet: the top of this report says why, and what to do."
     if report.adapter is None:
         return (
             f"The method {escape(report.method)} is a baseline to compare with: it makes no "

@@ -25,7 +25,7 @@ def write_report(run_dir: Path, report: RunReport) -> None:
     """
     names = report.class_names
     files = {
-        LEARNING_CURVE: learning_curve(report.history),
+        LEARNING_CURVE: learning_curve(report.history, report.best),
         CONFUSION_MATRIX: confusion_picture(report.evaluation.confusion, names),
         MISTAKES: mistakes_sheet(report.test_samples, report.test_logits, names),
         # Last: it shows the others. A file name in it need not be valid Unicode.
