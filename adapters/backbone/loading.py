@@ -1,5 +1,8 @@
 """Where a backbone's weights come from: a safetensors file, the hub, or a seeded generator."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -48,14 +51,30 @@ def _random(name: str) -> nn.Module:
 
 def _from_hub(name: str) -> nn.Module:
     try:
-        return create(name, pretrained=True)
+        with _quiet_hub():
+            return create(name, pretrained=True)
     except Exception as error:
         # timm, the hub client and its HTTP client raise errors of their own, without a common root.
         raise WeightsUnavailable(
             f"The pretrained weights of {name} could not be had from timm's hub "
             f"({type(error).__name__}: {_first_line(error)}). Check the network, or pass "
-            "--weights PATH with a safetensors file in timm's key layout."
+            "--weights PATH with a safetensors file in timm's key layout, such as the "
+            "model.safetensors that the hub has for timm's models."
         ) from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's client from writing a line for each of its many tries: one error says it."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _from_file(name: str, path: Path) -> nn.Module:

@@ -1,5 +1,7 @@
 """Where weights come from, what is refused, and what makes a fingerprint."""
 
+import logging
+
 import pytest
 import safetensors.torch
 import torch
@@ -75,7 +77,7 @@ def test_missing_file_says_what_to_pass(tmp_path):
 
 def test_another_models_weights_are_refused_by_name(weights_file):
     """The message lists what is missing and what is not wanted."""
-    with pytest.raises(WeightsMismatch, match=r"missing \(.*not wanted \("):
+    with pytest.raises(WeightsMismatch, match=r"missing \(.*not wanted \(.*--weights with a file"):
         load_backbone("test_vit", weights_file)
 
 
@@ -88,12 +90,16 @@ def test_a_pickle_is_not_read(tmp_path):
 
 
 def test_no_hub_says_what_was_tried(monkeypatch):
-    """Without a reachable hub the error names the model, the cause and the way out."""
+    """The error names the model, the cause and the way out; the client's retries are silent."""
+    client, heard = logging.getLogger("huggingface_hub.utils._http"), []
     import timm.models._builder as builder
 
     def unreachable(*_args, **_options):
+        heard.append(client.isEnabledFor(logging.WARNING))
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(builder, "load_state_dict_from_hf", unreachable)
     with pytest.raises(WeightsUnavailable, match=r"test_resnet.*no route.*--weights PATH"):
         load_backbone("test_resnet", "hub")
+    assert heard == [False]
+    assert client.isEnabledFor(logging.WARNING)
