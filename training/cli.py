@@ -63,13 +63,16 @@ def train(
     """Train an adapter on a folder of labelled images, and measure it."""
     from training.directory import RunDirectory
     from training.errors import Interrupted
+    from training.methods import settle
     from training.progress import ConsoleObserver
     from training.run import train as run_training
+    from training.summary import next_steps
 
     given = {name: value for name, value in options.items() if value is not None}
     directory = RunDirectory(out)
-    settings = _resumed(directory, given) if resume else _fresh(config, given)
-    observer = ConsoleObserver(Console(stderr=True))
+    settings = settle(_resumed(directory, given) if resume else _fresh(config, given))
+    assert settings.epochs is not None  # noqa: S101  settled
+    observer = ConsoleObserver(Console(stderr=True), settings.epochs)
     try:
         metrics = run_training(
             settings, directory, resume=resume, overwrite=overwrite, observers=[observer]
@@ -79,6 +82,8 @@ def train(
         raise typer.Exit(INTERRUPTED) from error
     if metrics:
         _print_figures(metrics, f"{settings.method} in {out}", as_json=as_json)
+        if not as_json:
+            typer.echo(next_steps(settings, directory))
 
 
 @app.command(
@@ -189,10 +194,13 @@ def _print_figures(figures: "Mapping[str, object]", title: str, *, as_json: bool
     if as_json:
         typer.echo(json.dumps(figures))
         return
-    table = Table("figure", "value", title=title, show_header=False)
-    for name, value in figures.items():
-        if isinstance(value, float):
-            table.add_row(name, f"{value:,.4f}")
-        elif isinstance(value, int):
-            table.add_row(name, f"{value:,}")
+    from training.summary import readable
+
+    # Not the table's own title, which would be broken at the table's width, or taken for markup.
+    typer.echo(title)
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in readable(figures):
+        table.add_row(name, value)
     Console().print(table)

@@ -22,6 +22,8 @@ from training.directory import HISTORY, RunDirectory
 from training.errors import MissingPackage
 from training.state import EpochRow
 
+_MOST_LINES = 20
+
 
 class Observer(Protocol):
     """Whoever wants to know how training goes on."""
@@ -71,10 +73,13 @@ class Observers:
 
 
 class ConsoleObserver:
-    """A bar with the time left, images/s and loss on a terminal; a line per epoch everywhere."""
+    """A bar with the time left, images/s and loss on a terminal; lines of epochs everywhere."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, epochs: int) -> None:
+        """Print every k-th of `epochs` and the last, so that there are some 20 lines."""
         self._console = console
+        self._epochs = epochs
+        self._every = -(-epochs // _MOST_LINES)
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -102,8 +107,10 @@ class ConsoleObserver:
             self._bar.update(self._task, figures=figures)
 
     def epoch(self, history: Sequence[EpochRow]) -> None:
-        """Print the epoch's line."""
+        """Print the epoch's line, if it is its turn."""
         row = history[-1]
+        if row.epoch % self._every and row.epoch != self._epochs:
+            return
         measured = "" if row.val_top1 is None else f"  val top-1 {row.val_top1:.2%}"
         self._console.print(
             f"epoch {row.epoch}  loss {row.train_loss:.4f}{measured}  lr {row.lr:.2e}  "

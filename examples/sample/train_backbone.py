@@ -54,7 +54,7 @@ def train_backbone(weights: Path, folder: Path, epochs: int) -> dict[str, float]
         }
     )
     directory = RunDirectory(folder / "run")
-    metrics = train(config, directory, observers=[ConsoleObserver(Console())])
+    metrics = train(config, directory, observers=[ConsoleObserver(Console(), epochs)])
     save_backbone(directory.file(MODEL), weights)
     return metrics
 

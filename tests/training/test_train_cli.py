@@ -1,20 +1,24 @@
 """The commands `train` and `evaluate`: flags, messages, exit codes, JSON."""
 
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import tomllib
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from training import cli, progress, results
 from training.config import TrainConfig
 from training.directory import ADAPTER, METRICS, STATE
 from training.errors import InvalidConfig, NothingToResume, OtherRun
+from training.state import EpochRow
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +80,40 @@ def test_train_then_evaluate(flags, pictures, weights, tmp_path):
     options = (*options, "--class-map", tmp_path / "map.txt")
     restricted = json.loads(_run("evaluate", adapter, pictures, *options, "--json").stdout)
     assert restricted["images"] == 6
-    assert "top1" in _run("evaluate", adapter, pictures, *options).stdout
+    shown = _run("evaluate", adapter, pictures, *options).stdout
+    assert shown.splitlines()[0] == str(adapter)
+    assert f"{100 * restricted['top1']:.1f} %" in shown
+
+
+def test_a_finished_run_says_what_to_do_next(flags, weights, tmp_path):
+    """Figures by readable names, the files in one piece each, and commands that serve them."""
+    out = tmp_path / ("a long name " * 10)
+    done = _run(*flags, "--out", out)
+    lines = done.stdout.splitlines()
+    assert "test top-1" in done.stdout
+    assert "_" not in "".join(line for line in lines if "│" in line)
+    assert f"adapter  {out / ADAPTER}" in lines
+    assert f"report   {out / 'report.md'}" in lines
+    commands = [shlex.split(line) for line in lines if line.startswith("  protuning ")]
+    assert commands[0][1:] == ["serve", "--backbone", "test_vit", "--weights", weights("test_vit")]
+    assert commands[1][1:] == ["register", "NAME", str(out / ADAPTER)]
+
+
+@pytest.mark.parametrize("epochs", [1, 20, 21, 100])
+def test_long_runs_print_some_twenty_epochs(epochs):
+    """The last of them is always there."""
+    text = io.StringIO()
+    observer = progress.ConsoleObserver(Console(file=text), epochs)
+    measured = {"train_loss": 1.0, "val_loss": None, "val_top1": None, "lr": 0.1, "seconds": 1.0}
+    rows = [
+        EpochRow(epoch=number, images_per_s=9.0, peak_memory_mib=1.0, **measured)
+        for number in range(1, epochs + 1)
+    ]
+    for number in range(1, epochs + 1):
+        observer.epoch(rows[:number])
+    lines = text.getvalue().splitlines()
+    assert min(epochs, 10) <= len(lines) <= 21
+    assert lines[-1].startswith(f"epoch {epochs} ")
 
 
 def test_corruptions_are_measured_on_request(flags, pictures, weights, tmp_path, monkeypatch):
