@@ -42,8 +42,9 @@ class BatchPlan:
         """
         smallest, shares = self.images // self.updates, self.parts * self.ranks
         if smallest < shares:
+            images = "1 image" if smallest == 1 else f"{smallest} images"
             raise InvalidConfig(
-                f"A batch of {smallest} images cannot be computed in {shares} parts (accumulation "
+                f"A batch of {images} cannot be computed in {shares} parts (accumulation "
                 "times devices). Take a larger --batch-size or a smaller --accumulation."
             )
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from adapters.flags import with_flags
+from adapters.tables import print_fields
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -196,11 +196,6 @@ def _print_figures(figures: "Mapping[str, object]", title: str, *, as_json: bool
         return
     from training.summary import readable
 
-    # Not the table's own title, which would be broken at the table's width, or taken for markup.
+    # Not the table's own title, which would be broken at the table's width.
     typer.echo(title)
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in readable(figures):
-        table.add_row(name, value)
-    Console().print(table)
+    print_fields(dict(readable(figures)))

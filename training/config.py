@@ -146,7 +146,8 @@ def _explain(error: ValidationError) -> str:
     if missing := [str(item["loc"][0]) for item in problems if item["type"] == "missing"]:
         return " ".join(_HOW_TO_NAME[name] for name in missing)
     told = "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'options'}: {item['msg']}"
+        f"{'.'.join(str(part) for part in item['loc']) or 'options'}: "
+        f"{item['msg'].removeprefix('Value error, ')}"
         for item in problems
     )
     return f"The options are not valid: {told}."

@@ -57,7 +57,7 @@ def _from_hub(name: str) -> nn.Module:
         # timm, the hub client and its HTTP client raise errors of their own, without a common root.
         raise WeightsUnavailable(
             f"The pretrained weights of {name} could not be had from timm's hub "
-            f"({type(error).__name__}: {_first_line(error)}). Check the network, or pass "
+            f"({type(error).__name__}: {_first_line(error).rstrip('.')}). Check the network, or pass "
             "--weights PATH with a safetensors file in timm's key layout, such as the "
             "model.safetensors that the hub has for timm's models."
         ) from error
@@ -130,7 +130,8 @@ def _compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> tuple[list[
 
 def _few(what: str, names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} tensors {what} ({', '.join(names[:_SHOWN]) or 'none'}{more})"
+    tensors = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return f"{tensors} {what} ({', '.join(names[:_SHOWN]) or 'none'}{more})"
 
 
 def _first_line(error: Exception) -> str:

@@ -173,8 +173,8 @@ def test_a_missing_option_and_a_wrong_one_are_named(pictures, tmp_path):
     for arguments, named in (
         ((pictures,), "Name the backbone with --backbone"),
         (("--backbone", "test_vit"), "Name the data set"),
-        (("", "--backbone", "test_vit"), "data: "),
-        ((pictures, "--backbone", "test_vit", "--weights", " "), "weights: "),
+        (("", "--backbone", "test_vit"), "data: it is empty"),
+        ((pictures, "--backbone", "test_vit", "--weights", " "), "weights: it is empty"),
         ((pictures, "--backbone", "test_vit", "--device", "abacus"), "abacus"),
         ((pictures, "--backbone", "test_vit", "--optimizer", "adamwow"), "adamwow"),
     ):
