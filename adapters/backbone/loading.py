@@ -57,9 +57,9 @@ def _from_hub(name: str) -> nn.Module:
         # timm, the hub client and its HTTP client raise errors of their own, without a common root.
         raise WeightsUnavailable(
             f"The pretrained weights of {name} could not be had from timm's hub "
-            f"({type(error).__name__}: {_first_line(error).rstrip('.')}). Check the network, or pass "
-            "--weights PATH with a safetensors file in timm's key layout, such as the "
-            "model.safetensors that the hub has for timm's models."
+            f"({type(error).__name__}: {_first_line(error).rstrip('.')}). Check the network, or "
+            "pass --weights PATH with a safetensors file in timm's key layout, such as "
+            "the model.safetensors that the hub has for timm's models."
         ) from error
 
 
