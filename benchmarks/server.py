@@ -35,7 +35,7 @@ from service.engines.torch_engine import TorchEngine
 from service.http.app import create_front_app
 from service.http.drain import Drain
 from service.http.relay import Relay
-from service.http.server import DrainingServer
+from service.http.server import DrainingServer, reserve
 from service.http.services import Front
 from service.keys import KeyRing
 from service.limits import TenantLimits
@@ -48,7 +48,7 @@ from service.serve import plan_of
 from service.settings import Settings, default_cache
 from service.tracing import Tracer
 from service.types import TaskKey
-from service.workers import Workers, listen
+from service.workers import Workers
 
 
 class _Resident:
@@ -174,7 +174,7 @@ async def open_bench(
         policies, keys = await stack.enter_async_context(open_policies(settings))
         metrics = PrometheusMetrics()
         predictor = _predictor(settings, engine, _Resident(slots, classes), policies, metrics)
-        listening = stack.enter_context(listen("127.0.0.1", 0))
+        listening = stack.enter_context(reserve("127.0.0.1", 0))
         address = listening.getsockname()[:2]
         preprocessing = backbone.spec.preprocessing
         if http_workers:

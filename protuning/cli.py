@@ -12,7 +12,7 @@ import benchmarks.cli
 import service.cli
 import training.cli
 from adapters.errors import AdapterError
-from service.errors import ServiceError
+from service.errors import AddressUnavailable, ServiceError
 from training.errors import TrainingError
 
 app = typer.Typer(
@@ -46,11 +46,14 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: 0 done, 2 refused with a message, 130 stopped by Ctrl-C."""
+    """Run the command line: 0 done, 1 and 2 refused with a message, 130 stopped by Ctrl-C.
+
+    It is 1 where the same command may do in another moment: its address was taken.
+    """
     try:
         app()
     except (AdapterError, TrainingError, ServiceError) as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, AddressUnavailable) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

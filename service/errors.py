@@ -5,6 +5,7 @@ ServiceError
 ├── Forbidden               the key lacks the scope
 ├── UnknownKey              there is no key with this id
 ├── InvalidKeyFile          the bootstrap key file cannot be read or made, or holds no key
+├── AddressUnavailable      the address cannot be listened on
 ├── OpenDoor                an address that others reach is to be served without keys
 ├── TaskNotFound            the tenant has no such task, or not that version of it
 ├── BackboneConflict        the task exists, but not for the backbone that is served
@@ -54,6 +55,10 @@ class UnknownKey(ServiceError):
 
 class InvalidKeyFile(ServiceError):
     """The bootstrap key file cannot be read or made, or holds no key."""
+
+
+class AddressUnavailable(ServiceError):
+    """The server cannot listen on its address, most often because another one does."""
 
 
 class OpenDoor(ServiceError):

@@ -4,9 +4,11 @@ import asyncio
 import math
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
+
+import structlog
 
 from adapters.manifest import Preprocessing
 from service import logs
@@ -19,43 +21,58 @@ from service.bootstrap import (
 )
 from service.http.app import create_app
 from service.http.ops import create_ops_app
-from service.http.server import DrainingServer, SideServer, address_of, announce_in_log
+from service.http.server import DrainingServer, SideServer, address_of, announce_in_log, reserve
 from service.http.services import Services
 from service.settings import Settings
-from service.workers import FrontedDrain, Plan, Workers, listen
+from service.workers import FrontedDrain, Plan, Workers
+
+log = structlog.get_logger(__name__)
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal, then let what is in flight finish.
 
     Raises:
+        AddressUnavailable: an address cannot be listened on.
         AdapterError: the backbone, its weights or the store cannot be had.
     """
     logs.configure(settings.log_level, settings.log_format, audit_log=settings.audit_log)
-    asyncio.run(_serve_in_front(settings) if settings.http_workers else _serve(settings))
+    with ExitStack() as stack:
+        # Before anything is loaded: that takes long, and would be in vain.
+        listening = stack.enter_context(reserve(settings.host, settings.port))
+        operators = None
+        if settings.metrics_port is not None:
+            operators = stack.enter_context(
+                reserve(settings.metrics_host, settings.metrics_port, flags="--metrics-")
+            )
+        run = _serve_in_front if settings.http_workers else _serve
+        asyncio.run(run(settings, listening, operators))
+    log.info("stopped")
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(
+    settings: Settings, listening: socket.socket, operators: socket.socket | None
+) -> None:
     async with open_services(settings) as services:
         server = DrainingServer(
             create_app(services),
             services.drain,
-            host=settings.host,
-            port=settings.port,
             delay=settings.shutdown_delay,
             timeout=settings.shutdown_timeout,
         )
-        async with _serving_operators(settings, services):
-            await server.serve()
+        async with _serving_operators(services, operators):
+            await server.serve([listening])
 
 
-async def _serve_in_front(settings: Settings) -> None:
+async def _serve_in_front(
+    settings: Settings, listening: socket.socket, operators: socket.socket | None
+) -> None:
     """Serve by HTTP processes; this one has the engine, and answers them on a Unix socket."""
     async with AsyncExitStack() as stack:
         policies, keys = await stack.enter_async_context(open_policies(settings))
         services = await stack.enter_async_context(open_services_with(settings, policies, keys))
+        stack.enter_context(listening)
         directory = stack.enter_context(TemporaryDirectory(prefix="protuning-"))
-        listening = stack.enter_context(listen(settings.host, settings.port))
         path = f"{directory}/engine"
         plan = plan_of(settings, services.images.preprocessing, path, listening)
         workers = Workers(plan, services.predictor, services.metrics)
@@ -71,19 +88,20 @@ async def _serve_in_front(settings: Settings) -> None:
             timeout=settings.shutdown_timeout + CLOSING_SECONDS,
             announce=lambda _: announce_in_log(address_of(listening)),
         )
-        async with _serving_operators(settings, fronted):
+        async with _serving_operators(fronted, operators):
             await server.serve()
 
 
 @asynccontextmanager
-async def _serving_operators(settings: Settings, services: Services) -> AsyncIterator[None]:
+async def _serving_operators(
+    services: Services, listening: socket.socket | None
+) -> AsyncIterator[None]:
     """Metrics on a port of their own, where there is to be one, as long as the server serves."""
-    if settings.metrics_port is None:
+    if listening is None:
         yield
         return
-    app = create_ops_app(services)
-    server = SideServer(app, host=settings.metrics_host, port=settings.metrics_port)
-    async with running(server.serve()):
+    server = SideServer(create_ops_app(services))
+    async with running(server.serve([listening])):
         yield
 
 

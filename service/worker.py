@@ -85,6 +85,8 @@ async def _serve(descriptors: _Descriptors) -> int:
             drain,
             timeout=settings.shutdown_timeout,
             announce=lambda _: frames.send({"ready": True}),
+            # The engine's process tells it for all.
+            announce_end=lambda _: None,
         )
         await stack.enter_async_context(running(_leave_with(predictor, server)))
         await server.serve([socket.socket(fileno=descriptors.listening)])

@@ -1,5 +1,6 @@
 """uvicorn, stopped in steps: not ready, no new requests, and no server once all have answers."""
 
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.errors import AddressUnavailable
 from service.http.drain import Drain
 from service.http.protocol import BoundedProtocol
 
@@ -40,6 +42,37 @@ def _config(app: ASGIApp, host: str, port: int, path: str | None = None) -> uvic
     )
 
 
+def reserve(host: str, port: int, *, flags: str = "--") -> socket.socket:
+    """A socket that has an address, 0 for a free port; until a server listens, clients are refused.
+
+    Raises:
+        AddressUnavailable: the address cannot be had; `flags` is how those that set it begin.
+    """
+    reserved = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        # What was served a moment ago may be served again.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reserved.family == socket.AF_INET6:
+            reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        reserved.bind((host, port))
+    except OSError as error:
+        reserved.close()
+        raise _unavailable(host, port, flags, error) from error
+    return reserved
+
+
+def _unavailable(host: str, port: int, flags: str, error: OSError) -> AddressUnavailable:
+    if error.errno == errno.EADDRINUSE:
+        return AddressUnavailable(
+            f"On {host}, port {port} is in use. Stop what listens there, or take another "
+            f"{flags}port."
+        )
+    return AddressUnavailable(
+        f"{host} cannot be listened on at port {port} ({error.strerror}). Take another "
+        f"{flags}host or {flags}port."
+    )
+
+
 def address_of(listening: socket.socket) -> str:
     """The URL that a socket listens on; of a Unix socket the path."""
     name = listening.getsockname()
@@ -52,6 +85,11 @@ def address_of(listening: socket.socket) -> str:
 def announce_in_log(address: str) -> None:
     """Write to the log that a server listens."""
     log.info("serving", address=address)
+
+
+def tell_log_of_end(in_flight: int) -> None:
+    """Write to the log that a server was asked to stop, and how many answers it still owes."""
+    log.info("stopping", in_flight=in_flight)
 
 
 class DrainingServer(uvicorn.Server):
@@ -69,6 +107,7 @@ class DrainingServer(uvicorn.Server):
             server is not ready any more: balancers ask for that, and need time to notice.
         timeout: Seconds for requests to finish after the delay.
         announce: Told the address once the server listens; writes it to the log by default.
+        announce_end: Told how many requests are in flight when it is asked to stop; likewise.
     """
 
     def __init__(
@@ -82,12 +121,15 @@ class DrainingServer(uvicorn.Server):
         timeout: float,
         delay: float = 0.0,
         announce: Callable[[str], object] = announce_in_log,
+        announce_end: Callable[[int], object] = tell_log_of_end,
     ) -> None:
         super().__init__(_config(app, host, port, path))
         self._drain = drain
         self._delay = delay
         self._timeout = timeout
         self._announce = announce
+        self._announce_end = announce_end
+        self._is_end_announced = False
         self._refuse_at: float | None = None
         self._leave_at: float | None = None
 
@@ -114,6 +156,7 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to leave now."""
         now = time.monotonic()
+        self._tell_of_end()
         if self._refuse_at is not None and now >= self._refuse_at:
             self._drain.begin()
             is_over = not self._drain.in_flight or now >= self._refuse_at + self._timeout
@@ -124,16 +167,25 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    def _tell_of_end(self) -> None:
+        # Not from the signal's handler: that may interrupt somebody who is writing to the log.
+        if self._refuse_at is not None and not self._is_end_announced:
+            self._is_end_announced = True
+            self._announce_end(self._drain.in_flight)
+
     def _take_no_connections(self) -> None:
         for server in self.servers:
             server.close()
 
 
 class SideServer(uvicorn.Server):
-    """Serves another application beside a `DrainingServer`, which alone hears the signals."""
+    """Serves another application beside a `DrainingServer`, which alone hears the signals.
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
-        super().__init__(_config(app, host, port))
+    It listens on the sockets that `serve` is given.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(_config(app, "127.0.0.1", 0))
 
     @property
     def address(self) -> str:

@@ -42,6 +42,8 @@ def server(tmp_path_factory, weights):
     finally:
         code = server.stop()
     assert code == 0, server.log
+    last = [json.loads(line)["event"] for line in server.log[-2:]]
+    assert last == ["stopping", "stopped"]
 
 
 @pytest.fixture
