@@ -28,6 +28,12 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+def _above_zero(days: float | None) -> float | None:
+    if days is not None and not days > 0:
+        raise typer.BadParameter("it would never hold; give days above 0, or leave it out.")
+    return days
+
+
 @app.command(epilog="Example: protuning keys create --tenant acme --scope predict --scope manage")
 def create(
     tenant: Annotated[str, typer.Option(help="Whose tasks it opens.")] = "default",
@@ -35,7 +41,9 @@ def create(
         Scope.PREDICT
     ],
     name: Annotated[str, typer.Option(help="A note for people.")] = "",
-    expires_days: Annotated[float | None, typer.Option(min=0, help="Days that it holds.")] = None,
+    expires_days: Annotated[
+        float | None, typer.Option(callback=_above_zero, help="Days that it holds, above 0.")
+    ] = None,
     index: Annotated[
         str | None, typer.Option(help="Write into this index, sqlite:///PATH say: needs no server.")
     ] = None,

@@ -9,9 +9,10 @@ from adapters import tables
 from service.cli.connection import DEFAULT_URL, ApiKey, Url, client
 from service.cli.output import Json, show
 from service.cli.parameters import TaskName
+from service.cli.tasks import traffic_of
 
 if TYPE_CHECKING:
-    from service.http.schemas import Prediction
+    from service.http.schemas import Prediction, Task, Version
 
 app = typer.Typer()
 
@@ -28,7 +29,26 @@ def register(
     """Register an adapter as a version of a task; unless told not to, it is served from then on."""
     with client(url, key) as server:
         version = server.register(task, adapter, activate=activate)
+        now = server.task(task)
     show(version, as_json=as_json)
+    if not as_json:
+        typer.echo(f"{_what_it_is(version)} {_who_gets_it(version, now)}")
+
+
+def _what_it_is(version: "Version") -> str:
+    if version.renewed_at == version.created_at:
+        return f"This is new: version {version.version} of {version.task}."
+    since = tables.cell("created_at", version.created_at)
+    return f"These bytes are version {version.version} of {version.task} already, since {since}."
+
+
+def _who_gets_it(version: "Version", task: "Task") -> str:
+    part = traffic_of(task).get(version.version)
+    if part is not None:
+        return f"It is served now ({part})."
+    return (
+        f"It is not served; protuning tasks activate {version.task} {version.version} changes that."
+    )
 
 
 @app.command(epilog="Example: protuning predict flowers,signs rose.jpg daisy.png --top-k 3")

@@ -16,7 +16,7 @@ VersionNumber = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="It
 def canary(
     task: TaskName,
     version: Annotated[int | None, typer.Argument(min=1, help="Its number.")] = None,
-    percent: Annotated[float, typer.Option(max=100, help="Its share; 0 ends it.")] = 10.0,
+    percent: Annotated[float, typer.Option(min=0, max=100, help="Its share; 0 ends it.")] = 10.0,
     url: Url = DEFAULT_URL,
     key: ApiKey = None,
     as_json: Json = False,  # noqa: FBT002

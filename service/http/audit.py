@@ -1,5 +1,6 @@
 """Which routes change something, and what of a request the audit log gets to know."""
 
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,8 +9,8 @@ from fastapi import Depends, Request
 from service import audit
 from service.http.relay import RELAYED_FOR
 
-# Parameters of a change that say what it was; others may hold anything.
-_TOLD = ("version", "percent", "expected")
+# Parameters of a change that say what it was, with their types; others may hold anything.
+_TOLD: dict[str, type[int] | type[float]] = {"version": int, "percent": float, "expected": int}
 # Beside whose key it was and which one.
 _RENAMED = {"tenant": "of", "key_id": "revoked"}
 
@@ -43,12 +44,24 @@ def _record(request: Request, change: str, outcome: str) -> None:
     principal = getattr(request.state, "principal", None)
     if principal is None:
         return
-    facts = {
-        **{name: request.query_params[name][:64] for name in _TOLD if name in request.query_params},
+    given = {
+        **{name: each for name, each in request.query_params.items() if name in _TOLD},
         **{_RENAMED.get(name, name): each for name, each in request.path_params.items()},
-        **_facts(request),
     }
+    facts = {**{name: _typed(name, each) for name, each in given.items()}, **_facts(request)}
     audit.record(change, principal, address=_address(request), outcome=outcome, **facts)
+
+
+def _typed(name: str, text: str) -> object:
+    """A fact as its type has it; None where it is not one, which was refused then."""
+    if name not in _TOLD:
+        return text
+    try:
+        number = _TOLD[name](text[:64])
+    except ValueError:
+        return None
+    # JSON has no word for the others.
+    return number if math.isfinite(number) else None
 
 
 def _address(request: Request) -> str | None:

@@ -89,7 +89,10 @@ class Task(Wire):
 
 
 class Version(Wire):
-    """One immutable version of a task. `size` is in bytes, times are seconds since the epoch."""
+    """One immutable version of a task. `size` is in bytes, times are seconds since the epoch.
+
+    `renewed_at` is when the same bytes were last registered: first at `created_at`.
+    """
 
     task: str
     version: int
@@ -98,6 +101,7 @@ class Version(Wire):
     size: int
     metadata: dict[str, JsonValue]
     created_at: float
+    renewed_at: float
 
 
 class Page(Wire, Generic[Item]):

@@ -213,4 +213,5 @@ def _version(version: index.Version) -> schemas.Version:
         size=version.size,
         metadata=version.metadata,
         created_at=version.created_at,
+        renewed_at=version.renewed_at,
     )

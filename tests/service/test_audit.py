@@ -68,6 +68,30 @@ async def test_a_change_is_written_down_with_who_what_and_where(behind, events):
     assert again["outcome"] == "UnknownTask"
 
 
+async def test_a_version_is_a_number_wherever_it_comes_from(behind, events):
+    """From the body's answer, the query or the path; what is no number is nothing."""
+    _, token = await behind.keys.create("acme", SCOPES)
+    async with http_fakes.client(behind, headers=policy_fakes.bearer(token)) as client:
+        for content in (b"one", b"two"):
+            files = [("task_id", (None, "flowers")), ("checkpoint", ("a", content))]
+            await client.post("/tasks", files=files)
+        await client.post("/tasks/flowers/canary?version=1&percent=2.5")
+        await client.post("/tasks/flowers/activate?version=1&expected=2")
+        await client.delete("/tasks/flowers/versions/2")
+        await client.post("/tasks/flowers/activate?version=new")
+        await client.post("/tasks/flowers/canary?version=1&percent=nan")
+    told = [_told(event, "event", "version", "percent", "expected") for event in events()]
+    assert [tuple(each.values()) for each in told] == [
+        ("version_registered", 1, None, None),
+        ("version_registered", 2, None, None),
+        ("canary_started", 1, 2.5, None),
+        ("version_activated", 1, None, 2),
+        ("version_retired", 2, None, None),
+        ("version_activated", None, None, None),
+        ("canary_started", 1, None, None),
+    ]
+
+
 async def test_what_administrators_do_names_whom_it_was_done_to(behind, events):
     """A new key by its id and scopes, limits by their values, and no secret in any of it."""
     _, token = await behind.keys.create("default", SCOPES)

@@ -41,6 +41,7 @@ async def test_registering_gives_201_and_the_version(client):
         "size": 256,
         "metadata": {"classes": 4},
         "created_at": 1.0,
+        "renewed_at": 1.0,
     }
     download = await client.get(answer.headers["location"])
     assert download.content == bytes(range(256))

@@ -60,7 +60,14 @@ def test_a_first_key_is_made_on_the_index_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--tenant", "NOT ONE"), ("--scope", "root"), ("--expires-days", "-1")], ids=str
+    "wrong",
+    [
+        ("--tenant", "NOT ONE"),
+        ("--scope", "root"),
+        ("--expires-days", "-1"),
+        ("--expires-days", "0"),
+    ],
+    ids=str,
 )
 def test_wrong_parameters_are_told_before_anybody_is_asked(wrong):
     """Exit code 2, no traceback."""

@@ -89,6 +89,20 @@ def test_register_while_it_runs_and_predict(server, files):
     assert "class" in _run(server, "predict", "flowers", pictures[0])
 
 
+def test_register_says_what_has_come_of_it(server, files, tmp_path):
+    """A new version or the same bytes again; served, or how to have it served."""
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(makers.checkpoint(BACKBONE, classes=3, seed=1).data)
+    first = _run(server, "register", "words", files[0])
+    assert "This is new: version 1 of words. It is served now (active)." in first
+    held = _run(server, "register", "words", other, "--no-activate")
+    assert "This is new: version 2 of words. It is not served" in held
+    assert "protuning tasks activate words 2" in held
+    again = _run(server, "register", "words", other)
+    assert "These bytes are version 2 of words already" in again
+    assert "It is served now (active)." in again
+
+
 def test_the_task_commands(server, files, tmp_path):
     """List, show, versions, rollback, delete: for people and for programs."""
     checkpoint, _ = files

@@ -47,3 +47,10 @@ def test_lists_are_in_words(run):
     assert "1970-01-01T00:00:01Z" in table
     for word in ("null", "false", "{", "…"):
         assert word not in table
+
+
+@pytest.mark.parametrize("percent", ["-5", "101", "nan"])
+def test_a_share_that_is_none_is_refused_before_anybody_is_asked(percent):
+    """Exit code 2: a typing error ends no canary."""
+    done = CliRunner().invoke(app, ["tasks", "canary", "flowers", "2", "--percent", percent])
+    assert done.exit_code == 2, done.exception
