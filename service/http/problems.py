@@ -105,6 +105,7 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     adapters.IndexTooNew: HTTPStatus.INTERNAL_SERVER_ERROR,
     adapters.BlobMissing: HTTPStatus.INTERNAL_SERVER_ERROR,
     adapters.CorruptBlob: HTTPStatus.INTERNAL_SERVER_ERROR,
+    adapters.ForeignBlobs: HTTPStatus.INTERNAL_SERVER_ERROR,
     adapters.UnknownTask: HTTPStatus.NOT_FOUND,
     adapters.UnknownVersion: HTTPStatus.NOT_FOUND,
     adapters.NoActiveVersion: HTTPStatus.CONFLICT,
