@@ -8,8 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Columns of what other commands are given: copied whole, or useless.
-_WHOLE = ("id", "task")
 # Wider than any table: a file or a pipe has no edge.
 _UNBOUNDED = 1_000_000
 _NUMBER = re.compile(r"[0-9][0-9.,]*%?")
@@ -29,17 +27,32 @@ def print_rows(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
 ) -> None:
     """Print things of one kind: a row for each, a value in each of its columns."""
+    _print(_table_of(columns, rows, title))
+
+
+def print_list(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print things with many columns: like `print_rows`, or one by one where that is too wide."""
+    table = _table_of(columns, rows)
+    console = _console()
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        _print(table)
+        return
+    for row in rows:
+        print_fields(dict(zip(columns, row, strict=True)))
+
+
+def _table_of(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
+) -> Table:
     cells = [[cell(*each) for each in zip(columns, row, strict=True)] for row in rows]
     table = Table(title=title and Text(title))
     for name, values in zip(columns, zip(*cells, strict=True), strict=True):
-        if name in _WHOLE:
-            table.add_column(name, no_wrap=True, min_width=max(map(len, values)))
-        else:
-            is_number = all(_NUMBER.fullmatch(text) for text in values)
-            table.add_column(name, overflow="fold", justify="right" if is_number else "left")
+        is_number = all(_NUMBER.fullmatch(text) for text in values)
+        table.add_column(name, overflow="fold", justify="right" if is_number else "left")
     for texts in cells:
         table.add_row(*map(Text, texts))
-    _print(table)
+    return table
 
 
 def cell(name: str, value: object) -> str:
@@ -75,8 +88,10 @@ def _flat(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-def _print(table: Table) -> None:
+def _console() -> Console:
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=_UNBOUNDED)
-    console.print(table, crop=False)
+    return console if console.is_terminal else Console(width=_UNBOUNDED)
+
+
+def _print(table: Table) -> None:
+    _console().print(table)

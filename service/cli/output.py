@@ -42,7 +42,7 @@ def show_all(
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
-        tables.print_rows(
+        tables.print_list(
             [*rows[0], *extra],
             [
                 [*row.values(), *(told_of(item) for told_of in extra.values())]

@@ -7,6 +7,7 @@ from rich.text import Text
 from adapters import tables
 
 DIGEST = "0123456789abcdef" * 4
+PLACE = "a/place/that/is/long" * 3
 KEY_ID = "0f1e2d3c4b5a6978"
 
 
@@ -50,23 +51,28 @@ def test_what_is_no_terminal_has_no_width(capsys):
 
 @pytest.mark.usefixtures("terminal")
 def test_a_terminal_folds_what_does_not_fit(capsys):
-    """All characters are there, in lines of at most 80; an id is in one piece."""
-    tables.print_rows(["id", "digest", "name"], [[KEY_ID, DIGEST, "y" * 90]])
+    """All characters are there, in lines of at most 80."""
+    tables.print_rows(["image", "digest", "name"], [["x.jpg", DIGEST, "y" * 90]])
     lines = _lines(capsys)
     assert max(map(len, lines)) <= 80
-    assert any(KEY_ID in line for line in lines)
     assert "".join(lines).count("y") == 90
     columns = [line.split("│") for line in lines if "│" in line]
     assert "".join(cells[2].strip() for cells in columns) == DIGEST
 
 
 @pytest.mark.usefixtures("terminal")
-def test_an_id_is_whole_even_where_it_does_not_fit(capsys):
-    """Rather than to cut it, the line is made too long."""
-    tables.print_rows(["task", "other"], [["t" * 64, "z" * 64]])
+def test_a_list_that_does_not_fit_is_told_one_by_one(capsys):
+    """A row for each field, so that ids stay in one piece; a list that fits is a table."""
+    columns = ["id", "place", "created_at"]
+    tables.print_list(columns, [[KEY_ID, PLACE, 0], ["f" * 16, PLACE, 0]])
     lines = _lines(capsys)
-    assert any("t" * 64 in line for line in lines)
-    assert "".join(lines).count("z") == 64
+    assert max(map(len, lines)) <= 80
+    for value in (KEY_ID, "f" * 16):
+        assert any(line.split("│")[1:2] == [" id         "] and value in line for line in lines)
+    assert sum(PLACE in line for line in lines) == 2
+    tables.print_list(["id", "created_at"], [[KEY_ID, 0]])
+    (row,) = [line for line in _lines(capsys) if KEY_ID in line]
+    assert "1970-01-01T00:00:00Z" in row
 
 
 def test_fields_of_nested_things_have_rows_of_their_own(capsys):
