@@ -69,6 +69,9 @@ def _summary(checkpoint: "Checkpoint") -> dict[str, object]:
     return {
         "digest": checkpoint.digest,
         "bytes": len(checkpoint.data),
-        "parameters": sum(values.numel() for values in checkpoint.state.values()),
+        # Without the statistics of norms, as training counts.
+        "parameters": sum(
+            values.numel() for name, values in checkpoint.state.items() if ".running_" not in name
+        ),
         **checkpoint.manifest.model_dump(mode="json"),
     }

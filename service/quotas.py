@@ -81,7 +81,8 @@ class Quotas:
         limits = self.limits(tenant)
         if limits.tasks is not None and tasks > limits.tasks:
             raise QuotaExceeded(
-                f"You may have {limits.tasks:,} tasks. Delete one, or ask the operator for more."
+                f"The number of your tasks is limited to {limits.tasks:,}. Delete one, or ask the "
+                "operator for more."
             )
         if limits.stored_bytes is not None and stored_bytes > limits.stored_bytes:
             raise QuotaExceeded(

@@ -295,7 +295,7 @@ async def test_a_tenant_stores_no_more_than_it_may(stack, made):
     limits = TenantLimits(tasks=1, stored_bytes=size)
     await stack.quotas.override("default", limits)
     stored = stack.blobs.digests()
-    with pytest.raises(QuotaExceeded, match="1 tasks"):
+    with pytest.raises(QuotaExceeded, match="limited to 1"):
         await stack.manager.register(BIRDS, made[0].data)
     with pytest.raises(QuotaExceeded, match="bytes"):
         await stack.manager.register(FLOWERS, made[1].data)
