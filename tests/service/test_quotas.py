@@ -70,7 +70,7 @@ async def test_what_is_stored_is_bounded():
     """Exactly at the limit it is still fine."""
     quotas = policy_fakes.quotas(defaults=TenantLimits(tasks=2, stored_bytes=100))
     quotas.check_stored("acme", tasks=2, stored_bytes=100)
-    with pytest.raises(QuotaExceeded, match="2 tasks"):
+    with pytest.raises(QuotaExceeded, match="limited to 2"):
         quotas.check_stored("acme", tasks=3, stored_bytes=100)
     with pytest.raises(QuotaExceeded, match="100 bytes"):
         quotas.check_stored("acme", tasks=2, stored_bytes=101)
