@@ -136,7 +136,7 @@ async def test_under_load_a_proof_takes_its_turn(stack, engine, made):
         for _ in range(10)
     ]
     proof = asyncio.create_task(stack.prover.prove(adapter, slot))
-    await until(lambda: stack.queue.images == 8 * 8 + 4)
+    await until(lambda: stack.queue.images == 6 * 8 + 4)
     engine.gate.set()
     await asyncio.gather(proof, *jobs)
     mixed = [sorted(batch) for batch in engine.batches if len(batch) == 2]
