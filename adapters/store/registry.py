@@ -125,14 +125,16 @@ class Registry:
         # A collector that was killed may have left some undecided.
         discarded = await asyncio.to_thread(self._blobs.discarded)
         stored = await asyncio.to_thread(self._blobs.digests)
-        known = stored & await self._index.referenced_digests()
+        referenced = await self._index.referenced_digests()
         orphans = [
             digest
-            for digest in sorted(stored - known)
+            for digest in sorted(stored - referenced)
             if await asyncio.to_thread(self._blobs.is_older, digest, before)
         ]
         if not sure:
-            _check_ownership(known=len(known), orphans=len(orphans), of=len(stored))
+            everything = stored | {_digest(name) for name in discarded}
+            doomed = (everything - stored - referenced) | {*orphans}
+            _check_ownership(everything & referenced, doomed, everything)
         deleted = [name for name in sorted(discarded) if await self._settle(name)]
         for digest in orphans:
             name = await asyncio.to_thread(self._blobs.discard, digest)
@@ -160,12 +162,12 @@ class Registry:
                 self._blobs.restore(name)
 
 
-def _check_ownership(*, known: int, orphans: int, of: int) -> None:
-    if orphans and (not known or orphans > max(known, FEW_BLOBS)):
+def _check_ownership(known: set[str], doomed: set[str], everything: set[str]) -> None:
+    if doomed and (not known or len(doomed) > max(len(known), FEW_BLOBS)):
         raise ForeignBlobs(
-            f"Only {known} of the {of} checkpoints in the store are in this index, and {orphans} "
-            "would be deleted, so nothing was. If it is the right index, run `protuning store "
-            "collect --sure` with its URL and the store's."
+            f"Only {len(known)} of the {len(everything)} checkpoints in the store are in this "
+            f"index, and {len(doomed)} would be deleted, so nothing was. If it is the right index, "
+            "run `protuning store collect --sure` with its URL and the store's."
         )
 
 

@@ -207,9 +207,15 @@ async def test_a_collector_killed_before_its_last_look_costs_nothing(
 async def test_the_next_collector_finishes_for_a_killed_one(
     registry: Registry, blobs: BlobStore
 ) -> None:
-    """A blob that was set aside and that no version has is deleted, whatever its age."""
+    """A blob that was set aside and that no version has is deleted, whatever its age.
+
+    But not by an index that knows nothing of the store.
+    """
     blobs.put(sha256(b"orphan"), b"orphan")
     blobs.discard(sha256(b"orphan"))
+    with pytest.raises(ForeignBlobs):
+        await registry.collect_garbage(now=time.time())
+    await registry.register(FLOWERS, b"kept", now=0)
     assert await registry.collect_garbage(now=time.time()) == [sha256(b"orphan")]
     assert blobs.discarded() == set()
 
