@@ -6,7 +6,7 @@ import json
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,16 +49,16 @@ def bench() -> None:
 
 @app.command(epilog="Example: protuning bench engine --backbone resnet50 --batch 8 --json")
 def engine(
-    backbone: Annotated[str, typer.Option(help="A timm model.")] = "resnet50",
-    weights: Annotated[str, typer.Option(help="PATH, hub or random.")] = "random",
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks that take turns.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 8,
-    dtype: Annotated[Dtype, typer.Option(help="What the engine computes in.")] = Dtype.FLOAT32,
+    backbone: Backbone = "resnet50",
+    weights: Weights = "random",
+    tasks: Tasks = 8,
+    batch: Batch = 8,
+    dtype: Precision = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     classes: Annotated[int, typer.Option(min=1, help="Classes of each head.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; medians count.")] = 7,
     kind: EngineChoice = Kind.TORCH,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Compare batches in which every image is another task's with the bare backbone."""
     from adapters.backbone import load_backbone
@@ -74,14 +74,13 @@ def engine(
         rounds=rounds,
         kind=kind.value,
     )
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    typer.echo(
+    _report(
+        dataclasses.asdict(result),
         f"{result.backbone}, {result.engine} in {result.dtype} on {result.device}: a mixed batch "
         f"of {batch} images runs at {result.ratio:.3f} of the bare backbone "
         f"({result.mixed_images_per_s:.1f} of {result.bare_images_per_s:.1f} images/s) and "
-        f"{result.over_timm:.2f} times as fast as timm's model in float32."
+        f"{result.over_timm:.2f} times as fast as timm's model in float32.",
+        as_json=as_json,
     )
 
 
@@ -108,13 +107,12 @@ def steady(
         dtype=dtype.value,
         batches=batches,
     )
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    typer.echo(
+    _report(
+        dataclasses.asdict(result),
         f"{result.backbone}, {result.engine} in {result.dtype}: {batches} batches and "
         f"{result.loads} loads compiled nothing anew, memory grew by {result.grown_mib:.1f} MiB, "
-        f"and the last batches ran at {result.last_over_settled:.2f} of the speed of the first."
+        f"and the last batches ran at {result.last_over_settled:.2f} of the speed of the first.",
+        as_json=as_json,
     )
 
 
@@ -141,13 +139,12 @@ def precision(
         dtype=dtype.value,
         batch=batch,
     )
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    typer.echo(
+    _report(
+        dataclasses.asdict(result),
         f"{result.backbone}, {result.engine} in {result.dtype}: top-1 {result.engine_top1:.2%} on "
         f"{result.images} images, {result.oracle_top1:.2%} in float32 by one model; the same "
-        f"answer to {result.agreement:.2%}."
+        f"answer to {result.agreement:.2%}.",
+        as_json=as_json,
     )
 
 
@@ -180,13 +177,12 @@ def http(
             seconds=seconds,
         )
     )
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    typer.echo(
+    _report(
+        dataclasses.asdict(result),
         f"{result.backbone}, {result.dtype}, {result.cores} cores: HTTP runs at {result.ratio:.3f} "
         f"of the engine alone ({result.http_images_per_s:.1f} of "
-        f"{result.engine_images_per_s:.1f} images/s)."
+        f"{result.engine_images_per_s:.1f} images/s).",
+        as_json=as_json,
     )
 
 
@@ -321,11 +317,15 @@ def tenants(
             seconds=seconds,
         )
     )
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    typer.echo(
+    _report(
+        dataclasses.asdict(result),
         f"{result.backbone}, {result.dtype}, {tenants} tenants that fill the engine: beside a "
         f"flood of twenty shares the others keep {result.kept:.3f} of theirs, and their p99 is "
-        f"{result.p99_ratio:.2f} of that without it."
+        f"{result.p99_ratio:.2f} of that without it.",
+        as_json=as_json,
     )
+
+
+def _report(figures: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    """Print what was measured: all figures as JSON, or the sentence."""
+    typer.echo(json.dumps(figures) if as_json else sentence)

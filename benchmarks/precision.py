@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from adapters.backbone import StagedBackbone
-from adapters.checkpoint import Checkpoint, read
+from adapters.checkpoint import read
+from adapters.model import AdapterModel
 from adapters.preprocess import EvalTransform
 from benchmarks.engine import budget
 from service.engines.base import EngineBatch, EngineSegment
@@ -58,9 +59,10 @@ def measure(
         backbone, EngineOptions(kind, dtype, "cpu", budget([folded]), batch, default_cache())
     )
     slot = engine.load(folded)
+    model = checkpoint.model(backbone)
     oracle, answers = [], []
     for images in _batches(backbone, task.samples, batch):
-        oracle.append(_oracle(checkpoint, backbone, images))
+        oracle.append(_oracle(model, images))
         segment = EngineSegment(slot, 0, len(images))
         answers.append(engine.run(EngineBatch(images, None, (segment,)))[0].argmax(-1))
     right, ours = torch.cat(oracle), torch.cat(answers)
@@ -83,8 +85,8 @@ def _batches(backbone: StagedBackbone, samples: Sequence[Sample], batch: int) ->
 
 
 @torch.no_grad()
-def _oracle(checkpoint: Checkpoint, backbone: StagedBackbone, images: Tensor) -> Tensor:
-    return checkpoint.model(backbone).predict(images).argmax(-1)
+def _oracle(model: AdapterModel, images: Tensor) -> Tensor:
+    return model.predict(images).argmax(-1)
 
 
 def _share(hits: Tensor) -> float:

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from adapters.backbone import StagedBackbone
-from benchmarks.engine import mixed_batch, random_adapter, random_images
+from benchmarks.engine import budget, mixed_batch, random_adapter, random_images
 from benchmarks.processes import memory_bytes
 from service.engines.choice import DtypeChoice, EngineKind, EngineOptions, open_engine
 from service.settings import default_cache
 
 MEBIBYTE = 2**20
-# What is allocated once is, after so many batches; then nothing may grow.
-SETTLING = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def measure(
     """
     adapters = [random_adapter(backbone.spec, classes, seed) for seed in range(tasks)]
     resident = tasks // 2
-    capacity = (resident + 1) * adapters[0].nbytes("float32")
+    capacity = budget(adapters[: resident + 1])
     options = EngineOptions(kind, dtype, "cpu", capacity, batch, default_cache())
     engine = open_engine(backbone, options)
     slots = [engine.load(adapter) for adapter in adapters[:resident]]
@@ -61,10 +59,11 @@ def measure(
     generator = random.Random(0)  # noqa: S311  traffic, not secrets
     for count in range(1, batch + 1):
         engine.run(mixed_batch(images[:count], slots, start=0))
-    speeds, loads, settled = [], 0, 0
+    # What is allocated once is, after a tenth of the batches; then nothing may grow.
+    tenth, speeds, loads, settled = batches // 10, [], 0, 0
     with torch.compiler.set_stance("fail_on_recompile"):
         for number in range(batches):
-            if number == int(SETTLING * batches):
+            if number == tenth:
                 settled = memory_bytes(os.getpid())
             if number % 2:
                 place = generator.randrange(resident)
@@ -75,7 +74,6 @@ def measure(
             started = time.process_time()
             engine.run(mixed_batch(images[:count], slots, start=number))
             speeds.append(count / (time.process_time() - started))
-    tenth = max(1, batches // 10)
     return SteadyResult(
         backbone=backbone.spec.name,
         engine=engine.name,
@@ -84,5 +82,5 @@ def measure(
         loads=loads,
         grown_mib=(memory_bytes(os.getpid()) - settled) / MEBIBYTE,
         last_over_settled=statistics.median(speeds[-tenth:])
-        / statistics.median(speeds[tenth : 2 * tenth] or speeds),
+        / statistics.median(speeds[tenth : 2 * tenth]),
     )
