@@ -36,8 +36,8 @@ class FairLines(Generic[Item]):
 
     def drop(self, tenant: str, item: Item) -> None:
         """Let an item wait no more, if it still does."""
-        line = self._lines.get(tenant, OrderedDict())
-        if item not in line:
+        line = self._lines.get(tenant)
+        if line is None or item not in line:
             return
         del line[item]
         if not line:

@@ -29,10 +29,9 @@ def register(
     """Register an adapter as a version of a task; unless told not to, it is served from then on."""
     with client(url, key) as server:
         version = server.register(task, adapter, activate=activate)
-        now = server.task(task)
-    show(version, as_json=as_json)
-    if not as_json:
-        typer.echo(f"{_what_it_is(version)} {_who_gets_it(version, now)}")
+        show(version, as_json=as_json)
+        if not as_json:
+            typer.echo(f"{_what_it_is(version)} {_who_gets_it(version, server.task(task))}")
 
 
 def _what_it_is(version: "Version") -> str:
