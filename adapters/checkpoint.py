@@ -29,7 +29,7 @@ from adapters.errors import (
     first_error,
     shown,
 )
-from adapters.head import head_spec, make_head
+from adapters.head import head_spec
 from adapters.manifest import BackboneSpec, Frozen, Manifest, PromptSpec, Provenance, Sha256
 from adapters.model import Adapter, AdapterModel
 from adapters.proof import make_proof
@@ -207,12 +207,12 @@ def _reset_step_counters(adapter: Adapter) -> None:
 
 
 def _expected_shapes(manifest: Manifest) -> dict[str, list[int]]:
-    with torch.device("meta"):
-        head = make_head(manifest.head).state_dict()
+    head = manifest.head
     return {
         **_prompt_shapes(manifest.prompt, manifest.backbone),
-        **{f"head.{name}": [*values.shape] for name, values in head.items()},
-        GOLDEN_LOGITS: [len(manifest.proof.sizes), manifest.head.classes],
+        "head.weight": [head.classes, head.in_features],
+        "head.bias": [head.classes],
+        GOLDEN_LOGITS: [len(manifest.proof.sizes), head.classes],
     }
 
 

@@ -229,7 +229,8 @@ def tiers(
     weights: Weights = "random",
     tasks: Annotated[str, typer.Option(help="Numbers of tasks.")] = "1,16,256,1024,4096",
     batch: Batch = 16,
-    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in it.")] = False,  # noqa: FBT002
+    kind: EngineChoice = Kind.TORCH,
+    dtype: Precision = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     classes: Annotated[int, typer.Option(min=1, help="Classes of each head.")] = 100,
     seconds: Seconds = 10.0,
@@ -251,7 +252,8 @@ def tiers(
                 Path(place),
                 plan,
                 weights=weights,
-                dtype="bfloat16" if bfloat16 else "float32",
+                kind=kind.value,
+                dtype=dtype.value,
                 device=device,
             )
         )
@@ -259,7 +261,7 @@ def tiers(
         typer.echo(json.dumps(dataclasses.asdict(result)))
         return
     typer.echo(
-        f"{result.backbone}, {result.dtype} on {result.device}: one task "
+        f"{result.backbone}, {result.engine} in {result.dtype} on {result.device}: one task "
         f"{result.one_task_images_per_s:.1f} images/s; {result.bytes_per_task_ratio:.3f} of its "
         "parameters' bytes a task"
     )

@@ -50,7 +50,7 @@ engine() {
 
 tiers() {
     python -m protuning bench tiers --device cuda --backbone deit_small_patch16_224 \
-        --tasks 1,256,1024 --json > "$out/tiers.json" 2> "$out/tiers.log"
+        --tasks 1,256,1024 --engine auto --dtype auto --json > "$out/tiers.json" 2> "$out/tiers.log"
 }
 
 training() {

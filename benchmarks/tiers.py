@@ -1,6 +1,7 @@
 """What many tasks cost: throughput, hits, and latency by the tier in which a task is found."""
 
 import asyncio
+import itertools
 import random
 import re
 import statistics
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.backbone import StagedBackbone
-from adapters.proof import DtypeName
 from adapters.store.index import Replay
 from benchmarks.many_tasks import fill, first_checkpoint, serving, store, task_name
+from service.engines.choice import DtypeChoice, EngineKind, EngineOptions, open_engine
 from service.engines.folded import fold_adapter
 from service.http.services import Services
+from service.settings import default_cache
 
 STORM_LOADS_PER_SECOND = 5.0
 STORM_LOAD = 0.3
@@ -46,13 +48,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Storm:
-    """Warm tasks at `STORM_LOAD` of the throughput, with and without cold loads beside them."""
+    """Warm tasks at `STORM_LOAD` of the throughput: alone, and with more requests beside them.
+
+    Those are `STORM_LOADS_PER_SECOND`, of warm tasks in one phase (`beside`) and of cold ones in
+    another (`storm`): what the two differ in is what the loads themselves cost.
+    """
 
     quiet_p50_ms: float
     quiet_p99_ms: float
+    beside_p50_ms: float
+    beside_p99_ms: float
     storm_p50_ms: float
     storm_p99_ms: float
     p99_ratio: float
+    p99_ratio_beside: float
     loads_per_s: float
 
 
@@ -71,6 +80,7 @@ class TiersResult:
     """Everything, and what it was measured on."""
 
     backbone: str
+    engine: str
     dtype: str
     device: str
     batch: int
@@ -100,15 +110,21 @@ async def measure(
     plan: Plan,
     *,
     weights: str,
-    dtype: DtypeName,
+    kind: EngineKind,
+    dtype: DtypeChoice,
     device: str,
 ) -> TiersResult:
     """Fill a store in `directory`, then run all rows on one server and the quarter on another."""
     first = first_checkpoint(backbone, plan.classes)
-    most, ideal = max(plan.tasks), fold_adapter(first).nbytes(dtype)
+    options = EngineOptions(kind, dtype, device, SPARE_BYTES, plan.batch, default_cache())
+    engine = await asyncio.to_thread(open_engine, backbone, options)
+    most, ideal = max(plan.tasks), fold_adapter(first).nbytes(engine.dtype)
     index, registry = store(directory)
     circumstances = Replay(
-        digest=first.digest, fingerprint=backbone.spec.fingerprint, engine="torch", dtype=dtype
+        digest=first.digest,
+        fingerprint=backbone.spec.fingerprint,
+        engine=engine.name,
+        dtype=engine.dtype,
     )
     await fill(registry, index, first, range(most), circumstances)
     await index.close()
@@ -117,7 +133,8 @@ async def measure(
         directory,
         backbone.spec,
         weights=weights,
-        dtype=dtype,
+        engine=engine.name,
+        dtype=engine.dtype,
         device=device,
         batch_images=plan.batch,
     )
@@ -135,7 +152,8 @@ async def measure(
         storm = await bench.storm(most, rate=STORM_LOAD * row.images_per_s)
     return TiersResult(
         backbone=backbone.spec.name,
-        dtype=dtype,
+        engine=engine.name,
+        dtype=engine.dtype,
         device=device,
         batch=plan.batch,
         classes=plan.classes,
@@ -238,30 +256,34 @@ class Bench:
         )
 
     async def storm(self, tasks: int, rate: float) -> Storm:
-        """Warm requests at `rate` a second, quiet and with cold loads beside them in turn."""
+        """Warm requests at `rate` a second: alone, beside more warm ones, beside cold ones."""
         warm_tasks = range(min(64, tasks // 8 + 1))
         await self.warm(warm_tasks)
-        cold_tasks = self._coldest(tasks)
-        quiet, storm, ratios, loaded = list[float](), list[float](), [], self._loads()
-        spent = 0.0
+        phases: dict[str, Iterator[int] | None] = {
+            "quiet": None,
+            "beside": itertools.cycle(warm_tasks),
+            "storm": self._coldest(tasks),
+        }
+        latencies: dict[str, list[list[float]]] = {name: [] for name in phases}
+        loads, spent = 0.0, 0.0
         for _ in range(self._plan.rounds):
-            calm = await self._steady(warm_tasks, rate)
-            storming = asyncio.create_task(self._load_forever(cold_tasks))
-            began = time.perf_counter()
-            wild = await self._steady(warm_tasks, rate)
-            spent += time.perf_counter() - began
-            storming.cancel()
-            await asyncio.wait({storming})
-            ratios.append(float(np.percentile(wild, 99) / np.percentile(calm, 99)))
-            quiet += calm
-            storm += wild
+            for name, others in phases.items():
+                loaded, began = self._loads(), time.perf_counter()
+                latencies[name].append(await self._steady_beside(warm_tasks, rate, others))
+                if name == "storm":
+                    loads += self._loads() - loaded
+                    spent += time.perf_counter() - began
+        quiet, beside, storm = (latencies[name] for name in phases)
         return Storm(
-            quiet_p50_ms=1e3 * float(np.percentile(quiet, 50)),
-            quiet_p99_ms=1e3 * float(np.percentile(quiet, 99)),
-            storm_p50_ms=1e3 * float(np.percentile(storm, 50)),
-            storm_p99_ms=1e3 * float(np.percentile(storm, 99)),
-            p99_ratio=statistics.median(ratios),
-            loads_per_s=(self._loads() - loaded) / spent,
+            quiet_p50_ms=_percentile_ms(quiet, 50),
+            quiet_p99_ms=_percentile_ms(quiet, 99),
+            beside_p50_ms=_percentile_ms(beside, 50),
+            beside_p99_ms=_percentile_ms(beside, 99),
+            storm_p50_ms=_percentile_ms(storm, 50),
+            storm_p99_ms=_percentile_ms(storm, 99),
+            p99_ratio=_p99_ratio(storm, quiet),
+            p99_ratio_beside=_p99_ratio(storm, beside),
+            loads_per_s=loads / spent,
         )
 
     def _picker(self, tasks: int, traffic: Traffic) -> Pick:
@@ -292,10 +314,23 @@ class Bench:
             await asyncio.sleep(1 / rate)
         return await asyncio.gather(*asked)
 
-    async def _load_forever(self, cold_tasks: Iterator[int]) -> None:
+    async def _steady_beside(
+        self, tasks: range, rate: float, others: Iterator[int] | None
+    ) -> list[float]:
+        """`_steady`, with requests of `others` beside it, whose latencies do not count."""
+        if others is None:
+            return await self._steady(tasks, rate)
+        beside = asyncio.create_task(self._ask_forever(others))
+        try:
+            return await self._steady(tasks, rate)
+        finally:
+            beside.cancel()
+            await asyncio.wait({beside})
+
+    async def _ask_forever(self, others: Iterator[int]) -> None:
         asked = set()
         while True:
-            asked.add(asyncio.create_task(self.ask(next(cold_tasks))))
+            asked.add(asyncio.create_task(self.ask(next(others))))
             await asyncio.sleep(1 / STORM_LOADS_PER_SECOND)
 
     def _coldest(self, tasks: int) -> Iterator[int]:
@@ -311,3 +346,13 @@ class Bench:
         text = self._services.metrics.render()[0].decode()
         found = re.search(rf"^\w*{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
+
+
+def _percentile_ms(rounds: list[list[float]], percent: float) -> float:
+    return 1e3 * float(np.percentile(np.concatenate(rounds), percent))
+
+
+def _p99_ratio(rounds: list[list[float]], over: list[list[float]]) -> float:
+    """The median of the rounds' own ratios."""
+    pairs = zip(rounds, over, strict=True)
+    return statistics.median(float(np.percentile(a, 99) / np.percentile(b, 99)) for a, b in pairs)
