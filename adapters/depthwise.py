@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 
 def depthwise_conv2d(map_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`weight` [C, 1, k, k], k odd, over a map [B, C, H, W] of its dtype: [B, C, H, W]."""
+    """`weight` [C, 1, k, k], k odd, over a map [B, C, H, W]: [B, C, H, W] of the map's dtype.
+
+    Computed in the dtype of the weight.
+    """
     output: Tensor = _Depthwise.apply(map_BCHW, weight, bias)
     return output
 
@@ -23,16 +26,17 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(map_BCHW, weight)
-        return _convolve(map_BCHW, weight, bias)
+        return _convolve(map_BCHW.to(weight.dtype), weight, bias).to(map_BCHW.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         map_BCHW, weight = ctx.saved_tensors
         inputs, weights, biases = ctx.needs_input_grad
+        grad_BCHW = grad_BCHW.to(weight.dtype)
         return (
-            _convolve(grad_BCHW, weight.flip(2, 3)) if inputs else None,
-            _weight_gradient(map_BCHW, grad_BCHW, weight) if weights else None,
+            _convolve(grad_BCHW, weight.flip(2, 3)).to(map_BCHW.dtype) if inputs else None,
+            _weight_gradient(map_BCHW.to(weight.dtype), grad_BCHW, weight) if weights else None,
             grad_BCHW.sum(dim=(0, 2, 3)) if biases else None,
         )
 

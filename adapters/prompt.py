@@ -195,7 +195,6 @@ class PromptBlock(nn.Module):
         # In float32: a CPU's bfloat16 depthwise convolutions are no faster than these.
         assert self.conv2.bias is not None  # noqa: S101  made with one
         with torch.autocast("cpu", enabled=False):
-            map_BCHW = map_BCHW.to(self.conv2.weight.dtype)
             return depthwise_conv2d(map_BCHW, self.conv2.weight, self.conv2.bias)
 
     def fold(self) -> "FoldedPrompt":

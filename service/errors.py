@@ -61,6 +61,10 @@ class AddressUnavailable(ServiceError):
     """The server cannot listen on its address, most often because another one does."""
 
 
+class LogUnavailable(ServiceError):
+    """A log file cannot be written."""
+
+
 class OpenDoor(ServiceError):
     """An address that others can reach is to be served although there are no keys."""
 

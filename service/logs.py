@@ -9,6 +9,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from service.errors import LogUnavailable
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "text"]
 
@@ -37,7 +39,7 @@ def configure(
     which may be moved away at any time.
 
     Raises:
-        OSError: the file cannot be written.
+        LogUnavailable: the file cannot be written.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(form))
@@ -47,9 +49,7 @@ def configure(
         audit.removeHandler(former)
         former.close()
     if audit_log is not None:
-        file = WatchedFileHandler(audit_log)
-        file.setFormatter(_formatter("json"))
-        audit.addHandler(file)
+        audit.addHandler(_audit_handler(audit_log))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
@@ -67,6 +67,18 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _audit_handler(path: Path) -> logging.Handler:
+    try:
+        handler = WatchedFileHandler(path)
+    except OSError as error:
+        raise LogUnavailable(
+            f"The audit log {path} cannot be written ({error.strerror}). Pass another --audit-log, "
+            "or let this user write there."
+        ) from error
+    handler.setFormatter(_formatter("json"))
+    return handler
 
 
 def _formatter(form: Format) -> logging.Formatter:

@@ -34,6 +34,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         AddressUnavailable: an address cannot be listened on.
+        LogUnavailable: the audit log cannot be written.
         AdapterError: the backbone, its weights or the store cannot be had.
     """
     logs.configure(settings.log_level, settings.log_format, audit_log=settings.audit_log)

@@ -1,7 +1,7 @@
 """Gradient checkpointing by stages: a backbone stage is computed again in the backward pass."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from adapters.backbone import StagedBackbone
 from adapters.backbone.cut import Stage
+from training.frozen import SparingFrozen
 
 
 def checkpoint_stages(backbone: StagedBackbone) -> None:
@@ -23,19 +24,20 @@ def _run(stage: Stage, norms: list[BatchNorm], features: Tensor) -> Tensor:
         stage,
         features,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _still(norms)),
+        context_fn=lambda: (SparingFrozen(), _again(norms)),
     )
 
 
 @contextmanager
-def _still(norms: list[BatchNorm]) -> Iterator[None]:
-    """The second computation must not move the running statistics once more."""
+def _again(norms: list[BatchNorm]) -> Iterator[None]:
+    """The second computation is as the first, but moves no running statistics once more."""
     tracking = [norm for norm in norms if norm.training and norm.track_running_stats]
     momenta = [norm.momentum for norm in tracking]
     for norm in tracking:
         norm.momentum = 0.0
     try:
-        yield
+        with SparingFrozen():
+            yield
     finally:
         for norm, momentum in zip(tracking, momenta, strict=True):
             norm.momentum = momentum

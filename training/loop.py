@@ -14,6 +14,7 @@ from training.augment import derive_seed
 from training.config import TrainConfig
 from training.directory import STATE, RunDirectory
 from training.errors import Interrupted, OtherRun, TrainingDiverged
+from training.frozen import SparingFrozen
 from training.learners import Batch, Learner
 from training.machine import Machine, memory_errors
 from training.methods import trained_state
@@ -150,7 +151,7 @@ class Loop:
         for part in range(plan.parts):
             inputs, labels = next(batches)
             with self._machine.gradients(self._model, last=part == plan.parts - 1):
-                with self._machine.autocast():
+                with self._machine.autocast(), SparingFrozen():
                     logits = self._model(inputs)
                 loss = F.cross_entropy(
                     logits.float(), labels, label_smoothing=self._config.label_smoothing

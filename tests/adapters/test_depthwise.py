@@ -36,3 +36,28 @@ def test_what_needs_no_gradient_gets_none():
     depthwise_conv2d(torch.randn(2, 4, 5, 5), weight, bias).sum().backward()
     assert weight.grad is None
     assert bias.grad.equal(torch.full((4,), 50.0))
+
+
+def test_a_bfloat16_map_is_convolved_in_the_dtype_of_the_weight():
+    """And rounded once; the map itself is all that is kept for the gradients."""
+    map_BCHW = torch.randn(2, 4, 9, 7).bfloat16().requires_grad_()
+    weight = torch.randn(4, 1, 5, 5, requires_grad=True)
+    bias = torch.randn(4, requires_grad=True)
+    exact = F.conv2d(map_BCHW.float(), weight, bias, padding=2, groups=4)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.dtype)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = depthwise_conv2d(map_BCHW, weight, bias)
+    assert output.equal(exact.bfloat16())
+    assert kept == [torch.bfloat16, torch.float32]
+    seen = torch.randn_like(output)
+    inputs = (map_BCHW, weight, bias)
+    ours = torch.autograd.grad(output, inputs, seen)
+    theirs = torch.autograd.grad(exact, inputs, seen.float())
+    assert ours[0].dtype == torch.bfloat16
+    for gradient, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(gradient.float(), expected.float(), rtol=1e-2, atol=1e-2)

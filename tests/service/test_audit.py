@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from service import audit, logs
+from service.errors import LogUnavailable
 from service.tenants import SCOPES, Principal
 from tests.service import http_fakes, policy_fakes
 
@@ -134,3 +135,9 @@ def test_the_server_itself_has_no_key(events):
     own, open_door = events()
     assert (own["tenant"], own["key_id"], own["address"]) == (None, None, None)
     assert (open_door["tenant"], open_door["key_id"]) == ("default", None)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
+    """Before anything is served: an audit log with a hole is none."""
+    with pytest.raises(LogUnavailable, match=r"nowhere/audit\.json.*--audit-log"):
+        logs.configure("error", "json", io.StringIO(), audit_log=tmp_path / "nowhere/audit.json")

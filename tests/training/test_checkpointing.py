@@ -8,6 +8,7 @@ from adapters.backbone.architecture import create
 from tests import makers
 from training.checkpointing import checkpoint_stages
 from training.config import make_config
+from training.frozen import SparingFrozen
 from training.methods import METHODS
 
 
@@ -29,7 +30,7 @@ def _trained(name, method, *, checkpointed):
         return tensor
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), SparingFrozen():
         loss = torch.nn.functional.cross_entropy(model(images_BCHW), torch.tensor([0, 1]))
         held = kept
     loss.backward()
@@ -48,4 +49,5 @@ def test_it_changes_memory_and_nothing_else(name, method):
     assert gradients.keys() == their_gradients.keys()
     assert all(gradients[key].equal(their_gradients[key]) for key in gradients)
     assert all(state[key].equal(their_state[key]) for key in state)
-    assert their_held < 0.75 * held
+    # Of the frozen layers nothing much is kept anyway.
+    assert their_held < (0.75 if method == "full" else 0.9) * held
