@@ -217,16 +217,18 @@ class Bench:
         """One task and many in turn, as many rounds as planned; the medians count."""
         pick = self._picker(tasks, traffic)
         await self._flood(pick)
-        ones, manies, ratios, hits, latencies = [], [], [], [], list[float]()
-        for _ in range(self._plan.rounds):
-            one, _ = await self._flood(lambda: 0)
+        ones, manies, hits, latencies = [], [], [], list[float]()
+        for number in range(2 * self._plan.rounds):
+            # A B B A: whatever grows or fades over the rounds falls on both alike.
+            if number % 4 in (0, 3):
+                ones.append((await self._flood(lambda: 0))[0])
+                continue
             loaded = self._loads()
             many, seconds = await self._flood(pick)
             hits.append(1 - (self._loads() - loaded) / len(seconds))
-            ones.append(one)
             manies.append(many)
-            ratios.append(many / one)
             latencies += seconds
+        ratios = [many / one for many, one in zip(manies, ones, strict=True)]
         return Row(
             tasks=tasks,
             resident=resident,

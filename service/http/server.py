@@ -3,7 +3,7 @@
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -59,6 +59,20 @@ def reserve(host: str, port: int, *, flags: str = "--") -> socket.socket:
         reserved.close()
         raise _unavailable(host, port, flags, error) from error
     return reserved
+
+
+def _listen(reserved: Iterable[socket.socket], *, flags: str = "--") -> None:
+    """Take connections. Two servers can have reserved an address; the second to get here has not.
+
+    Raises:
+        AddressUnavailable: another one listens by now.
+    """
+    for each in reserved:
+        try:
+            each.listen()
+        except OSError as error:
+            host, port = each.getsockname()[:2]
+            raise _unavailable(host, port, flags, error) from error
 
 
 def _unavailable(host: str, port: int, flags: str, error: OSError) -> AddressUnavailable:
@@ -149,7 +163,12 @@ class DrainingServer(uvicorn.Server):
             self._drain.begin()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Begin to listen.
+
+        Raises:
+            AddressUnavailable: another server was faster.
+        """
+        _listen(sockets or ())
         await super().startup(sockets)
         self._announce(self.address)
 
@@ -198,6 +217,11 @@ class SideServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Begin to listen.
+
+        Raises:
+            AddressUnavailable: another server was faster.
+        """
+        _listen(sockets or (), flags="--metrics-")
         await super().startup(sockets)
         log.info("serving_operators", address=self.address)

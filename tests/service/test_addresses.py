@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from service.errors import AddressUnavailable
-from service.http.server import address_of, reserve
+from service.http.drain import Drain
+from service.http.server import DrainingServer, SideServer, address_of, reserve
 
 
 @pytest.fixture
@@ -40,6 +41,24 @@ def test_an_address_of_another_machine_is_told():
     """What the system says of it comes along."""
     with pytest.raises(AddressUnavailable, match=r"192\.0\.2\.1 cannot .*--host or --port"):
         reserve("192.0.2.1", 0)
+
+
+@pytest.mark.anyio
+async def test_of_two_that_load_at_the_same_time_the_second_to_listen_is_told():
+    """Both could reserve the port while neither listened."""
+    with reserve("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with reserve("127.0.0.1", port) as second:
+            first.listen()
+            server = DrainingServer(_no_app, Drain(), timeout=1)
+            with pytest.raises(AddressUnavailable, match=f"port {port} is in use.* --port"):
+                await server.startup([second])
+            with pytest.raises(AddressUnavailable, match=f"port {port} is in use.* --metrics-port"):
+                await SideServer(_no_app).startup([second])
+
+
+async def _no_app(*_):
+    raise AssertionError("Nobody is served.")
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
