@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def depthwise_conv2d(map_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`weight` [C, 1, k, k], k odd, over a map [B, C, H, W]: [B, C, H, W] of the map's dtype.
 
-    Computed in the dtype of the weight.
+    The weight's gradient is computed in the weight's own dtype, all else in the map's.
     """
     output: Tensor = _Depthwise.apply(map_BCHW, weight, bias)
     return output
@@ -26,28 +26,31 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(map_BCHW, weight)
-        return _convolve(map_BCHW.to(weight.dtype), weight, bias).to(map_BCHW.dtype)
+        return _convolve(map_BCHW, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         map_BCHW, weight = ctx.saved_tensors
         inputs, weights, biases = ctx.needs_input_grad
-        grad_BCHW = grad_BCHW.to(weight.dtype)
         return (
-            _convolve(grad_BCHW, weight.flip(2, 3)).to(map_BCHW.dtype) if inputs else None,
-            _weight_gradient(map_BCHW.to(weight.dtype), grad_BCHW, weight) if weights else None,
-            grad_BCHW.sum(dim=(0, 2, 3)) if biases else None,
+            _convolve(grad_BCHW, weight.flip(2, 3)) if inputs else None,
+            _weight_gradient(map_BCHW, grad_BCHW, weight) if weights else None,
+            grad_BCHW.sum(dim=(0, 2, 3), dtype=weight.dtype) if biases else None,
         )
 
 
 def _convolve(map_BCHW: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     channels, _, _, k = weight.shape
+    weight = weight.to(map_BCHW.dtype)
+    bias = None if bias is None else bias.to(map_BCHW.dtype)
     return F.conv2d(map_BCHW, weight, bias, padding=k // 2, groups=channels)
 
 
 def _weight_gradient(map_BCHW: Tensor, grad_BCHW: Tensor, weight: Tensor) -> Tensor:
     batch, channels, height, width = map_BCHW.shape
+    # Channels first, and in this order: the narrower type is the faster one to move.
+    map_BCHW, grad_BCHW = (x.contiguous().to(weight.dtype) for x in (map_BCHW, grad_BCHW))
     by_image = F.conv2d(
         map_BCHW.reshape(1, batch * channels, height, width),
         grad_BCHW.reshape(batch * channels, 1, height, width),

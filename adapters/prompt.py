@@ -192,7 +192,6 @@ class PromptBlock(nn.Module):
         if not map_BCHW.is_cpu:
             output: Tensor = self.conv2(map_BCHW)
             return output
-        # In float32: a CPU's bfloat16 depthwise convolutions are no faster than these.
         assert self.conv2.bias is not None  # noqa: S101  made with one
         with torch.autocast("cpu", enabled=False):
             return depthwise_conv2d(map_BCHW, self.conv2.weight, self.conv2.bias)
