@@ -45,6 +45,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.callback()
 def bench() -> None:
     """Measure speed and memory on this machine."""
+    from service import logs
+
+    # To stderr: figures alone go to stdout.
+    logs.configure("info", "text")
 
 
 @app.command(epilog="Example: protuning bench engine --backbone resnet50 --batch 8 --json")

@@ -348,8 +348,8 @@ class Bench:
 
     def _coldest(self, tasks: int) -> Iterator[int]:
         """The tasks from the rarest on, round and round."""
-        while True:
-            yield from range(tasks - 100, tasks // 8 + 1, -1)
+        rarest = range(max(tasks - 100, tasks // 2), tasks // 8 + 1, -1)
+        yield from itertools.cycle(rarest or range(tasks))
 
     def _loads(self) -> float:
         return self._metric('loads_total{outcome="ok",tier="disk"}')

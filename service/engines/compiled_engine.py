@@ -197,7 +197,9 @@ def compile_frozen(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     Call the result without gradients, from one thread.
     """
-    return torch.compile(function, fullgraph=True, options={"freezing": True})
+    # Called from C++ the layers leave the interpreter to the event loop and to decoders meanwhile.
+    options = {"freezing": True, "cpp_wrapper": True}
+    return torch.compile(function, fullgraph=True, options=options)
 
 
 def _sized(values: Tensor) -> Tensor:
