@@ -198,8 +198,7 @@ def compile_frozen(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Call the result without gradients, from one thread.
     """
     # Called from C++ the layers leave the interpreter to the event loop and to decoders meanwhile.
-    options = {"freezing": True, "cpp_wrapper": True}
-    return torch.compile(function, fullgraph=True, options=options)
+    return torch.compile(function, fullgraph=True, options={"freezing": True, "cpp_wrapper": True})
 
 
 def _sized(values: Tensor) -> Tensor:
