@@ -35,7 +35,7 @@ class SparingFrozen(TorchFunctionMode):
 
 
 def _conv2d(
-    x: Tensor,
+    input: Tensor,  # noqa: A002  torch's signature
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Size = 1,
@@ -43,9 +43,9 @@ def _conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str) or not _is_passage(x, weight, bias):
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    output: Tensor = _FrozenConv.apply(x, weight, bias, stride, padding, dilation, groups)
+    if isinstance(padding, str) or not _is_passage(input, weight, bias):
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    output: Tensor = _FrozenConv.apply(input, weight, bias, stride, padding, dilation, groups)
     return output
 
 
