@@ -6,6 +6,7 @@ ServiceError
 ├── UnknownKey              there is no key with this id
 ├── InvalidKeyFile          the bootstrap key file cannot be read or made, or holds no key
 ├── AddressUnavailable      the address cannot be listened on
+├── LogUnavailable          a log file cannot be written
 ├── OpenDoor                an address that others reach is to be served without keys
 ├── TaskNotFound            the tenant has no such task, or not that version of it
 ├── BackboneConflict        the task exists, but not for the backbone that is served

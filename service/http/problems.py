@@ -46,6 +46,7 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     service.UnknownKey: HTTPStatus.NOT_FOUND,
     service.InvalidKeyFile: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.AddressUnavailable: HTTPStatus.INTERNAL_SERVER_ERROR,
+    service.LogUnavailable: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.OpenDoor: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.TaskNotFound: HTTPStatus.NOT_FOUND,
     service.BackboneConflict: HTTPStatus.CONFLICT,
