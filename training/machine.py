@@ -101,7 +101,7 @@ def find_machine(config: TrainConfig, family: str) -> Machine:
     return Machine(
         device=device,
         precision=fastest if config.precision == "auto" else config.precision,
-        channels_last=family not in _TRANSFORMERS,
+        channels_last=family not in _TRANSFORMERS and device.type in ("cpu", "cuda"),
         workers=_workers(device) if config.workers is None else config.workers,
         accelerator=accelerator,
     )
