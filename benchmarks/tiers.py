@@ -2,16 +2,16 @@
 
 import asyncio
 import itertools
-import math
 import random
 import re
 import statistics
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ DEFAULT_TENANT = "default"
 
 Traffic = Literal["uniform", "zipf"]
 Pick = Callable[[], int]
+Beside = Callable[[], Coroutine[Any, Any, object]]
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,30 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Storm:
-    """Warm tasks at `STORM_LOAD` of the throughput: alone, and with more requests beside them.
+class Phase:
+    """Warm requests at `STORM_LOAD` of the throughput beside something; p99 over the quiet one."""
 
-    Those are `STORM_LOADS_PER_SECOND`, of warm tasks in one phase (`beside`) and of cold ones in
-    another (`storm`): what the two differ in is what the loads themselves cost.
+    p50_ms: float
+    p99_ms: float
+    p99_ratio: float
+
+
+@dataclass(frozen=True)
+class Storm:
+    """What warm tasks notice of `STORM_LOADS_PER_SECOND` others.
+
+    Attributes:
+        quiet: nothing beside them.
+        loads: as many tasks are loaded ahead of their traffic.
+        requests: as many requests of other warm tasks.
+        cold: as many requests of tasks that have to be loaded for them: both of the above.
+        loads_per_s: that really took place, of the phases with loads.
     """
 
-    quiet_p50_ms: float
-    quiet_p99_ms: float
-    beside_p50_ms: float
-    beside_p99_ms: float
-    storm_p50_ms: float
-    storm_p99_ms: float
-    p99_ratio: float
-    p99_ratio_beside: float
+    quiet: Phase
+    loads: Phase
+    requests: Phase
+    cold: Phase
     loads_per_s: float
 
 
@@ -261,35 +271,42 @@ class Bench:
         )
 
     async def storm(self, tasks: int, rate: float) -> Storm:
-        """Warm requests at `rate` a second: alone, beside more warm ones, beside cold ones."""
+        """Warm requests at `rate` a second, alone and beside loads, requests, and both."""
         warm_tasks = range(min(64, tasks // 8 + 1))
         await self.warm(warm_tasks)
-        phases: dict[str, Iterator[int] | None] = {
+        requests, coldest = itertools.cycle(warm_tasks), self._coldest(tasks)
+        phases: dict[str, Beside | None] = {
             "quiet": None,
-            "beside": itertools.cycle(warm_tasks),
-            "storm": self._coldest(tasks),
+            "loads": lambda: self._load(next(coldest)),
+            "requests": lambda: self.ask(next(requests)),
+            "cold": lambda: self.ask(next(coldest)),
         }
         latencies: dict[str, list[list[float]]] = {name: [] for name in phases}
         loads, spent = 0.0, 0.0
-        for _ in range(self._plan.rounds):
-            for name, others in phases.items():
+        for number in range(self._plan.rounds):
+            # In turn from either end: whatever grows or fades over the rounds falls on all alike.
+            for name in [*phases] if number % 2 == 0 else reversed(phases):
                 loaded, began = self._loads(), time.perf_counter()
-                latencies[name].append(await self._steady_beside(warm_tasks, rate, others))
-                if name == "storm":
+                seconds = await self._steady_beside(warm_tasks, rate, phases[name], number)
+                latencies[name].append(seconds)
+                if name in {"loads", "cold"}:
                     loads += self._loads() - loaded
                     spent += time.perf_counter() - began
-        quiet, beside, storm = (latencies[name] for name in phases)
-        return Storm(
-            quiet_p50_ms=_percentile_ms(quiet, 50),
-            quiet_p99_ms=_percentile_ms(quiet, 99),
-            beside_p50_ms=_percentile_ms(beside, 50),
-            beside_p99_ms=_percentile_ms(beside, 99),
-            storm_p50_ms=_percentile_ms(storm, 50),
-            storm_p99_ms=_percentile_ms(storm, 99),
-            p99_ratio=_percentile_ms(storm, 99) / _percentile_ms(quiet, 99),
-            p99_ratio_beside=_percentile_ms(storm, 99) / _percentile_ms(beside, 99),
-            loads_per_s=loads / spent,
-        )
+        quiet_ms = _percentile_ms(latencies["quiet"], 99)
+        found = {
+            name: Phase(
+                p50_ms=_percentile_ms(rounds, 50),
+                p99_ms=_percentile_ms(rounds, 99),
+                p99_ratio=_percentile_ms(rounds, 99) / quiet_ms,
+            )
+            for name, rounds in latencies.items()
+        }
+        return Storm(**found, loads_per_s=loads / spent)
+
+    async def _load(self, number: int) -> None:
+        """Have a task loaded before anybody asks for it, as an operator would."""
+        deadline = asyncio.get_running_loop().time() + 3_600
+        await self._services.residency.warm(DEFAULT_TENANT, task_name(number), deadline=deadline)
 
     def _picker(self, tasks: int, traffic: Traffic) -> Pick:
         if traffic == "uniform":
@@ -311,40 +328,38 @@ class Bench:
         await asyncio.gather(*(client() for _ in range(2 * self._plan.batch)))
         return len(latencies) / (time.perf_counter() - began), latencies
 
-    async def _steady(self, tasks: range, rate: float) -> list[float]:
-        """Requests at random times (Poisson), whether or not those before them have answers."""
+    async def _steady_beside(
+        self, tasks: range, rate: float, beside: Beside | None, number: int
+    ) -> list[float]:
+        """`_steady`, with something else going on, whose latencies do not count."""
+        if beside is None:
+            return await self._steady(tasks, rate, number)
+        others = asyncio.create_task(self._go_on(beside, number))
+        try:
+            return await self._steady(tasks, rate, number)
+        finally:
+            others.cancel()
+            await asyncio.wait({others})
+
+    async def _steady(self, tasks: range, rate: float, number: int) -> list[float]:
+        """Requests at random times (Poisson), whether or not those before them have answers.
+
+        All phases of a round have the same times: a p99 hangs on how they cluster.
+        """
+        chance = random.Random(f"warm {number}")  # noqa: S311
+        count = int(rate * STORM_RUNS * self._plan.seconds)
         async with asyncio.TaskGroup() as group:
             asked = [
-                group.create_task(self.ask(self._random.choice(tasks)))
-                async for _ in self._arrivals(rate, STORM_RUNS * self._plan.seconds)
+                group.create_task(self.ask(chance.choice(tasks)))
+                async for _ in _arrivals(rate, count, chance)
             ]
         return [each.result() for each in asked]
 
-    async def _arrivals(self, rate: float, seconds: float) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        until = due + seconds
-        while (due := due + self._random.expovariate(rate)) < until:
-            await asyncio.sleep(due - loop.time())
-            yield
-
-    async def _steady_beside(
-        self, tasks: range, rate: float, others: Iterator[int] | None
-    ) -> list[float]:
-        """`_steady`, with requests of `others` beside it, whose latencies do not count."""
-        if others is None:
-            return await self._steady(tasks, rate)
-        beside = asyncio.create_task(self._ask_forever(others))
-        try:
-            return await self._steady(tasks, rate)
-        finally:
-            beside.cancel()
-            await asyncio.wait({beside})
-
-    async def _ask_forever(self, others: Iterator[int]) -> None:
+    async def _go_on(self, beside: Beside, number: int) -> None:
+        chance = random.Random(f"beside {number}")  # noqa: S311
         async with asyncio.TaskGroup() as group:
-            async for _ in self._arrivals(STORM_LOADS_PER_SECOND, math.inf):
-                group.create_task(self.ask(next(others)))
+            async for _ in _arrivals(STORM_LOADS_PER_SECOND, sys.maxsize, chance):
+                group.create_task(beside())
 
     def _coldest(self, tasks: int) -> Iterator[int]:
         """The tasks from the rarest on, round and round."""
@@ -359,6 +374,15 @@ class Bench:
         text = self._services.metrics.render()[0].decode()
         found = re.search(rf"^\w*{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
+
+
+async def _arrivals(rate: float, count: int, chance: random.Random) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    for _ in range(count):
+        due += chance.expovariate(rate)
+        await asyncio.sleep(due - loop.time())
+        yield
 
 
 def _percentile_ms(rounds: list[list[float]], percent: float) -> float:
