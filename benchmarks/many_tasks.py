@@ -22,6 +22,7 @@ from adapters.store.opening import open_index
 from adapters.store.registry import Registry
 from service import logs
 from service.bootstrap import open_services
+from service.heap import settled_heap
 from service.http.services import Services
 from service.settings import Settings
 
@@ -102,7 +103,8 @@ async def serving(
     }
     logs.configure("warning", "text")
     async with open_services(Settings(**given)) as services:
-        yield services
+        with settled_heap():
+            yield services
 
 
 def store(directory: Path) -> tuple[Index, Registry]:

@@ -32,6 +32,7 @@ from service.cache.adapter_cache import Lease
 from service.engines.base import Slot
 from service.engines.choice import DtypeChoice, EngineKind, EngineOptions, open_engine
 from service.engines.torch_engine import TorchEngine
+from service.heap import settled_heap
 from service.http.app import create_front_app
 from service.http.drain import Drain
 from service.http.relay import Relay
@@ -177,6 +178,7 @@ async def open_bench(
         listening = stack.enter_context(reserve("127.0.0.1", 0))
         address = listening.getsockname()[:2]
         preprocessing = backbone.spec.preprocessing
+        stack.enter_context(settled_heap())
         if http_workers:
             plan = plan_of(settings, preprocessing, f"{directory}/engine", listening)
             workers = Workers(plan, predictor, metrics)

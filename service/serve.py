@@ -19,6 +19,7 @@ from service.bootstrap import (
     open_services_with,
     running,
 )
+from service.heap import settled_heap
 from service.http.app import create_app
 from service.http.ops import create_ops_app
 from service.http.server import DrainingServer, SideServer, address_of, announce_in_log, reserve
@@ -62,7 +63,8 @@ async def _serve(
             timeout=settings.shutdown_timeout,
         )
         async with _serving_operators(services, operators):
-            await server.serve([listening])
+            with settled_heap():
+                await server.serve([listening])
 
 
 async def _serve_in_front(
@@ -90,7 +92,8 @@ async def _serve_in_front(
             announce=lambda _: announce_in_log(address_of(listening)),
         )
         async with _serving_operators(fronted, operators):
-            await server.serve()
+            with settled_heap():
+                await server.serve()
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from service import logs
 from service.admission import Admission
 from service.bootstrap import image_reader, open_policies, request_limits, running
 from service.errors import LineBroken
+from service.heap import settled_heap
 from service.http.app import create_front_app
 from service.http.drain import Drain
 from service.http.relay import Relay
@@ -89,7 +90,8 @@ async def _serve(descriptors: _Descriptors) -> int:
             announce_end=lambda _: None,
         )
         await stack.enter_async_context(running(_leave_with(predictor, server)))
-        await server.serve([socket.socket(fileno=descriptors.listening)])
+        with settled_heap():
+            await server.serve([socket.socket(fileno=descriptors.listening)])
         return int(predictor.is_lost)
 
 

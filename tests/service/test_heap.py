@@ -1,0 +1,63 @@
+"""What start-up has made is left out of garbage collection while a process serves."""
+
+import gc
+import weakref
+
+import pytest
+
+from service.heap import settled_heap
+from service.http.server import DrainingServer
+from service.serve import serve
+from service.settings import Settings
+
+
+class _Ring:
+    """Garbage that only the collector can free."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_what_was_there_is_looked_at_again_only_afterwards():
+    """Old garbage stays inside, new garbage goes, and nothing is left frozen."""
+    kept = _Ring()
+    old = weakref.ref(kept)
+    with settled_heap():
+        del kept
+        new = weakref.ref(_Ring())
+        gc.collect()
+        assert old() is not None
+        assert new() is None
+    gc.collect()
+    assert old() is None
+    assert gc.get_freeze_count() == 0
+
+
+def test_garbage_of_start_up_is_not_kept():
+    """It is collected once more before."""
+    garbage = weakref.ref(_Ring())
+    with settled_heap():
+        assert garbage() is None
+
+
+@pytest.mark.parametrize("http_workers", [0, 1])
+def test_servers_serve_with_a_settled_heap(http_workers, tmp_path, monkeypatch):
+    """With HTTP in their own process and with processes in front."""
+    frozen = []
+
+    async def look(*_):
+        frozen.append(gc.get_freeze_count())
+
+    monkeypatch.setattr(DrainingServer, "serve", look)
+    serve(
+        Settings(
+            backbone="test_resnet",
+            weights="random",
+            index=f"sqlite:///{tmp_path}/index.db",
+            store=str(tmp_path / "store"),
+            port=0,
+            http_workers=http_workers,
+        )
+    )
+    assert frozen[0] > 0
+    assert gc.get_freeze_count() == 0
