@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor_config
 
 from adapters.backbone import StagedBackbone
 from adapters.backbone.layout import ChannelsFirst, MapLayout, Tokens
@@ -198,7 +199,13 @@ def compile_frozen(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Call the result without gradients, from one thread.
     """
     # Called from C++ the layers leave the interpreter to the event loop and to decoders meanwhile.
-    return torch.compile(function, fullgraph=True, options={"freezing": True, "cpp_wrapper": True})
+    options: dict[str, str | int | bool | Callable[..., object]] = {"cpp_wrapper": True}
+    compiled = torch.compile(function, fullgraph=True, options=options)
+    # Not one of the options: those come too late for the tracing, to which all weights would be
+    # inputs then, which are neither folded nor laid out.
+    is_frozen: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    is_frozen = inductor_config.patch(freezing=True)
+    return is_frozen(compiled)
 
 
 def _sized(values: Tensor) -> Tensor:

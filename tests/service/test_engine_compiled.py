@@ -8,6 +8,7 @@ import torch
 from service.engines import choice
 from service.engines.base import EngineBatch, EngineSegment
 from service.engines.choice import EngineOptions, open_engine
+from service.engines.compiled_engine import compile_frozen
 from service.engines.folded import fold_adapter
 from service.engines.kernels import build
 from service.errors import EngineUnavailable
@@ -106,3 +107,14 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path):
         build.build(str(fails), cache / "kernels.so")
     assert not list(cache.iterdir())
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+
+@torch.no_grad()
+def test_a_compiled_pass_has_its_weights_laid_out_once():
+    """It keeps those that it was compiled with, so they are no inputs that each call reorders."""
+    layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
+    rows = torch.randn(32, 64, dtype=torch.bfloat16)
+    run = compile_frozen(layer)
+    before = run(rows)
+    layer.weight.zero_()
+    assert torch.equal(run(rows), before)
