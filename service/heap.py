@@ -10,8 +10,7 @@ def settled_heap() -> Iterator[None]:
     """Let no collection inside look at the objects that are there now; call it before serving.
 
     torch, a backbone and its compiled passes are half a million objects that stay. To look through
-    them takes the collector a third of a second, in which no thread runs Python, every few hundred
-    requests or a hundred loads.
+    them takes the collector a third of a second now and then, in which no thread runs Python.
     """
     gc.collect()
     gc.freeze()

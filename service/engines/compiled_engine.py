@@ -199,13 +199,12 @@ def compile_frozen(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Call the result without gradients, from one thread.
     """
     # Called from C++ the layers leave the interpreter to the event loop and to decoders meanwhile.
-    options: dict[str, str | int | bool | Callable[..., object]] = {"cpp_wrapper": True}
-    compiled = torch.compile(function, fullgraph=True, options=options)
-    # Not one of the options: those come too late for the tracing, to which all weights would be
-    # inputs then, which are neither folded nor laid out.
-    is_frozen: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-    is_frozen = inductor_config.patch(freezing=True)
-    return is_frozen(compiled)
+    compiled = torch.compile(function, fullgraph=True, options={"cpp_wrapper": True})
+    # As one of the options this would come too late for the tracing, to which all weights would be
+    # inputs then: each call would lay them out anew.
+    freezing: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    freezing = inductor_config.patch(freezing=True)
+    return freezing(compiled)
 
 
 def _sized(values: Tensor) -> Tensor:

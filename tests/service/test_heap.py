@@ -46,7 +46,8 @@ def test_servers_serve_with_a_settled_heap(http_workers, tmp_path, monkeypatch):
     frozen = []
 
     async def look(*_):
-        frozen.append(gc.get_freeze_count())
+        # (Python 3.12 has some hundred objects frozen by itself.)
+        frozen.append(gc.get_freeze_count() > len(gc.get_objects()))
 
     monkeypatch.setattr(DrainingServer, "serve", look)
     serve(
@@ -59,5 +60,5 @@ def test_servers_serve_with_a_settled_heap(http_workers, tmp_path, monkeypatch):
             http_workers=http_workers,
         )
     )
-    assert frozen[0] > 0
+    assert frozen[0]
     assert gc.get_freeze_count() == 0
