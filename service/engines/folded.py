@@ -20,7 +20,7 @@ TORCH_DTYPES: dict[DtypeName, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 # Every tensor starts at a multiple of 16 bytes in either dtype, as fast GPU kernels want it.
-_ALIGNMENT = 8
+_ALIGNMENT = 32
 
 
 class TensorPlace(NamedTuple):

@@ -31,23 +31,28 @@ def pack_prompts(adapter: FoldedAdapter, layout: PromptLayout, dtype: DtypeName)
 
 
 def _pack(block: FoldedPrompt, dtype: DtypeName) -> FoldedPrompt:
-    """Inputs go down the rows, outputs along them; a depthwise kernel is taps of all channels."""
+    """Inputs go down the rows of a panel, outputs along them; likewise taps and channels."""
+    width = _panel_width(block.conv1_weight.shape[1])
     return block._replace(
         conv1_weight=_pack_1x1(block.conv1_weight, dtype),
-        conv2_weight=block.conv2_weight.flatten(1).T,
+        conv2_weight=block.conv2_weight.flatten(1).unflatten(0, (-1, width)).transpose(1, 2),
         expand_weight=block.expand_weight.T,
         conv3_weight=_pack_1x1(block.conv3_weight, dtype),
     )
 
 
+def _panel_width(per_group: int) -> int:
+    """The channels that lie together: two vectors of them, or one, or a group that these do not fill."""
+    return next((width for width in (32, 16) if per_group % width == 0), per_group)
+
+
 def _pack_1x1(weight: Tensor, dtype: DtypeName) -> Tensor:
-    """[C, C/G, 1, 1] as G matrices [inputs, outputs]; in bfloat16 two inputs lie interleaved."""
-    channels, per_group = weight.shape[:2]
-    groups_GON = weight.view(channels // per_group, per_group, per_group)
+    """[C, C/G, 1, 1] as panels [inputs, outputs]; in bfloat16 two inputs lie interleaved."""
+    per_group = weight.shape[1]
+    panels_POI = weight.view(-1, _panel_width(per_group), per_group)
     if dtype == "float32" or per_group % 2:
-        return groups_GON.transpose(1, 2)
-    pairs_GOP2 = groups_GON.reshape(len(groups_GON), per_group, per_group // 2, 2)
-    return pairs_GOP2.transpose(1, 2)
+        return panels_POI.transpose(1, 2)
+    return panels_POI.unflatten(2, (-1, 2)).transpose(1, 2)
 
 
 def plan_of(layout: PromptLayout, slot: int, architecture: Architecture) -> Tensor:

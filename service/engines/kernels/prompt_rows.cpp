@@ -7,6 +7,7 @@
 // run in PyTorch's own batch-reduce kernels (AMX or AVX-512 where there is one).
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/cpu/Utils.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -17,7 +18,7 @@
 #include <type_traits>
 #include <vector>
 
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) || defined(__AMX_BF16__)
 #include <immintrin.h>
 #endif
 
@@ -29,6 +30,7 @@ using std::min;
 constexpr int64_t LANES = 16;         // of a vector
 constexpr int64_t TILE = 7;           // neighbouring outputs of a depthwise convolution: 7 divides most maps
 constexpr int64_t GEMM_ROWS = 32;     // pixels of one product, whose result stays in the first-level cache
+constexpr int64_t LINE = 64;          // bytes that a processor fetches at once
 constexpr int64_t MAX_KERNEL = 15;    // as in adapters/manifest.py
 constexpr int64_t FIELDS = 6;         // of a plan
 
@@ -154,8 +156,8 @@ struct Block {
       *expand_weight, *expand_bias, *conv3_weight, *conv3_bias;
 };
 
-// Every tensor of a block starts at a multiple of 8 values, see service/engines/folded.py.
-int64_t aligned(int64_t values) { return (values + 7) / 8 * 8; }
+// Every tensor of a block starts at a multiple of 32 values, see service/engines/folded.py.
+int64_t aligned(int64_t values) { return (values + 31) / 32 * 32; }
 
 int64_t block_values(const Plan& plan, int64_t C) {
   return 2 * aligned(C * (C / plan.groups)) + 4 * aligned(C) +
@@ -185,29 +187,153 @@ constexpr int64_t interleaved(int64_t N) {
   return std::is_same_v<S, BFloat16> && N % 2 == 0 ? 2 : 1;
 }
 
-// C [M, N] = A [M, N] (rows `stride` apart) @ B [N, N].
+// The channels of a group that lie and are computed together: those of two vectors, or of one, or
+// the whole group where vectors do not divide it.
+int64_t panel_width(int64_t N) { return N % LANES ? N : N % (2 * LANES) ? LANES : 2 * LANES; }
+
+// A map [pixels, N] in panels of channels: values from pixel to pixel, and from panel to panel.
 template <typename S>
-void multiply(int64_t M, int64_t N, const S* A, int64_t stride, const S* B, float* C) {
-  constexpr bool is_half = std::is_same_v<S, BFloat16>;
-  if (is_half && N % 2) {  // no kernel takes an odd depth
-    for (int64_t m = 0; m < M; ++m)
-      for (int64_t n = 0; n < N; ++n) {
-        float total = 0.f;
-        for (int64_t k = 0; k < N; ++k) total += float(A[m * stride + k]) * float(B[k * N + n]);
-        C[m * N + n] = total;
-      }
-    return;
-  }
-  at::native::cpublas::brgemm(M, N, N, stride, N, N, false, A, B, C, is_half);
+struct Pixels {
+  const S* at;
+  int64_t row, panel;
+};
+
+// Fetch values that will soon be asked for: their place in memory is nothing that a processor guesses.
+template <typename S>
+inline void fetch(const S* values, int64_t count) {
+  for (int64_t i = 0; i < count; i += LINE / int64_t(sizeof(S))) __builtin_prefetch(values + i, 1);
 }
+
+#ifdef __AMX_BF16__
+// The matrix unit: tiles 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights.
+class Tiles {
+ public:
+  static bool available() {
+    static const bool is = at::cpu::init_amx();
+    return is;
+  }
+
+  ~Tiles() {
+    if (rows_) _tile_release();
+  }
+
+  // C [rows, width] = A [rows, K] @ B, a panel one or two vectors wide.
+  void multiply(int64_t rows, int64_t K, Pixels<BFloat16> A, const BFloat16* B, int64_t width, float* C) {
+    configure(rows, width);
+    if (width == LANES) multiply<1>(K, A, B, C);
+    else multiply<2>(K, A, B, C);
+  }
+
+ private:
+  struct alignas(64) Shapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+  };
+
+  void configure(int64_t rows, int64_t depth) {
+    if (rows == rows_ && depth == depth_) return;
+    rows_ = rows, depth_ = depth;
+    const uint8_t first = (rows + 1) / 2, second = std::max<int64_t>(rows / 2, 1);
+    Shapes shapes;
+    const uint8_t height[] = {first, first, second, second, first, second, uint8_t(depth / 2), uint8_t(depth / 2)};
+    for (int tile = 0; tile < 8; ++tile) {
+      shapes.rows[tile] = height[tile];
+      shapes.row_bytes[tile] = tile == 4 || tile == 5 ? 2 * depth : 4 * LANES;
+    }
+    _tile_loadconfig(&shapes);
+  }
+
+  template <int VECTORS>
+  void multiply(int64_t K, Pixels<BFloat16> A, const BFloat16* B, float* C) const {
+    constexpr int64_t width = VECTORS * LANES, pitch = 4 * width;
+    // A lone row is in both halves.
+    const int64_t second = min((rows_ + 1) / 2, rows_ - 1), row = 2 * A.row;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < K; k += width, A.at += A.panel, B += width * width) {
+      _tile_loadd(6, B, pitch);
+      _tile_loadd(4, A.at, row);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (VECTORS == 2) {
+        _tile_loadd(7, B + 2 * LANES, pitch);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      _tile_loadd(5, A.at + second * A.row, row);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (VECTORS == 2) {
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    _tile_stored(0, C, pitch);
+    _tile_stored(2, C + second * width, pitch);
+    if constexpr (VECTORS == 2) {
+      _tile_stored(1, C + LANES, pitch);
+      _tile_stored(3, C + second * width + LANES, pitch);
+    }
+  }
+
+  int64_t rows_ = 0, depth_ = 0;
+};
+#endif
+
+// Products of pixels with panels of weights, by one thread.
+template <typename S>
+class Products {
+ public:
+  ~Products() { at::native::cpublas::brgemm_release(); }
+
+  // The channels of a panel of pixels.
+  static int64_t depth(int64_t N) { return is_tiled(N) ? panel_width(N) : N; }
+
+  // C [rows, columns] = A [rows, K] @ B, whose panels lie one after the other.
+  void multiply(int64_t rows, int64_t K, Pixels<S> A, const S* B, int64_t columns, float* C) {
+#ifdef __AMX_BF16__
+    if constexpr (is_half)
+      if (is_tiled(K)) return tiles_.multiply(rows, K, A, B, columns, C);
+#endif
+    multiply_panel(rows, K, A.at, A.row, B, columns, C);
+  }
+
+ private:
+  static constexpr bool is_half = std::is_same_v<S, BFloat16>;
+
+  static bool is_tiled(int64_t N) {
+#ifdef __AMX_BF16__
+    return is_half && N % LANES == 0 && Tiles::available();
+#else
+    return false;
+#endif
+  }
+
+  void multiply_panel(int64_t M, int64_t K, const S* A, int64_t stride, const S* B, int64_t N,
+                      float* C) const {
+    if (is_half && K % 2) {  // no kernel takes an odd depth
+      for (int64_t m = 0; m < M; ++m)
+        for (int64_t n = 0; n < N; ++n) {
+          float total = 0.f;
+          for (int64_t k = 0; k < K; ++k) total += float(A[m * stride + k]) * float(B[k * N + n]);
+          C[m * N + n] = total;
+        }
+      return;
+    }
+    at::native::cpublas::brgemm(M, N, K, stride, N, N, false, A, B, C, is_half);
+  }
+
+#ifdef __AMX_BF16__
+  Tiles tiles_;
+#endif
+};
 
 // A depthwise convolution of one plane: n channels of out [height * width, stride] and their sum.
 template <int KERNEL, int ACT, typename S>
-Vec depthwise(const Vec* plane, int64_t pitch, const S* weight, int64_t C, Vec bias, int64_t kernel,
+Vec depthwise(const Vec* plane, int64_t pitch, const S* weight, int64_t panel, Vec bias, int64_t kernel,
               S* out, int64_t stride, int64_t n, int64_t height, int64_t width) {
   const int64_t k = KERNEL ? KERNEL : kernel;
   Vec w[KERNEL ? KERNEL * KERNEL : MAX_KERNEL * MAX_KERNEL];
-  for (int64_t tap = 0; tap < k * k; ++tap) w[tap] = load(weight + tap * C, n);
+  for (int64_t tap = 0; tap < k * k; ++tap) w[tap] = load(weight + tap * panel, n);
   Vec total = {};
   for (int64_t y = 0; y < height; ++y)
     for (int64_t x = 0; x < width; x += TILE) {
@@ -246,7 +372,8 @@ class RowPrompt {
             const Plan& plan, const S* values)
       : x_(x), map_(x + prefix * C), class_tokens_(class_tokens), height_(height), width_(width),
         pixels_(height * width), C_(C), G_(plan.groups), N_(C / plan.groups),
-        vectors_((N_ + LANES - 1) / LANES), plan_(plan), block_(block_at(values, plan, C)) {
+        depth_(Products<S>::depth(N_)), plan_(plan),
+        block_(block_at(values, plan, C)) {
     static thread_local Scratch<S> inner;
     static thread_local Scratch<float> means, gates;
     inner_ = inner.of(pixels_ * C), means_ = means.of(C), gates_ = gates.of(C + LANES);
@@ -254,49 +381,70 @@ class RowPrompt {
 
   void run() const {
     at::parallel_for(0, G_, 1, [&](int64_t first, int64_t last) {
-      for (int64_t g = first; g < last; ++g) convolve(g);
-      at::native::cpublas::brgemm_release();
+      Products<S> products;
+      for (int64_t g = first; g < last; ++g) convolve(g, products);
     });
     squeeze_and_excite();
     at::parallel_for(0, G_, 1, [&](int64_t first, int64_t last) {
-      for (int64_t g = first; g < last; ++g) blend(g);
-      at::native::cpublas::brgemm_release();
+      Products<S> products;
+      for (int64_t g = first; g < last; ++g) blend(g, products);
     });
   }
 
  private:
   // The first two convolutions of a group: map -> inner [pixels, N], and the mean of it.
-  void convolve(int64_t g) const {
+  void convolve(int64_t g, Products<S>& products) const {
     static thread_local Planes planes;
-    static thread_local Scratch<float> products;
-    static thread_local Scratch<Vec> biases;
     const int64_t border = plan_.kernel / 2;
-    Vec* plane = planes.of(vectors_, height_, width_, border);
-    float* product = products.of(GEMM_ROWS * N_ + LANES);
-    Vec* bias = biases.of(vectors_);
-    for (int64_t j = 0; j < vectors_; ++j) bias[j] = load(block_.conv1_bias + at(g, j), left(j));
-    for (int64_t start = 0; start < pixels_; start += GEMM_ROWS) {
-      const int64_t rows = min(GEMM_ROWS, pixels_ - start);
-      multiply(rows, N_, map_ + start * C_ + g * N_, C_, block_.conv1_weight + g * N_ * N_, product);
-      for (int64_t i = 0; i < rows; ++i) {
-        const int64_t y = (start + i) / width_, x = (start + i) % width_;
-        Vec* to = plane + (border + y) * planes.pitch + border + x;
-        for (int64_t j = 0; j < vectors_; ++j)
-          to[j * planes.size] = activate<ACT>(load(product + i * N_ + j * LANES) + bias[j]);
+    const S* from = map_ + g * N_;
+    const int64_t width = panel_width(N_);
+    for (int64_t n = 0; n < N_; n += width) {
+      const int64_t vectors = (width + LANES - 1) / LANES;
+      Vec* plane = planes.of(vectors, height_, width_, border);
+      const S* weight = block_.conv1_weight + (g * N_ + n) * N_;
+      Vec* bias = biases(vectors);
+      for (int64_t j = 0; j < vectors; ++j)
+        bias[j] = load(block_.conv1_bias + g * N_ + n + j * LANES, width - j * LANES);
+      for_each_product(
+          products, {from, C_, depth_}, weight, width, [&](int64_t pixel, const float* product) {
+            if (n == 0) fetch(from + (pixel + GEMM_ROWS) * C_, N_);
+            const int64_t y = pixel / width_, x = pixel % width_;
+            Vec* to = plane + (border + y) * planes.pitch + border + x;
+            for (int64_t j = 0; j < vectors; ++j)
+              to[j * planes.size] = activate<ACT>(load(product + j * LANES) + bias[j]);
+          });
+      for (int64_t j = 0; j < vectors; ++j) {
+        const Vec total = convolve_depthwise(plane + j * planes.size, planes.pitch, g, n + j * LANES);
+        store(means_ + g * N_ + n + j * LANES, total / float(pixels_), N_ - n - j * LANES);
       }
-    }
-    for (int64_t j = 0; j < vectors_; ++j) {
-      const Vec total = convolve_depthwise(plane + j * planes.size, planes.pitch, g, j);
-      store(means_ + at(g, j), total / float(pixels_), left(j));
     }
   }
 
-  Vec convolve_depthwise(const Vec* plane, int64_t pitch, int64_t g, int64_t j) const {
+  // Call `use` with each pixel and its `width` products.
+  template <typename Use>
+  void for_each_product(Products<S>& products, Pixels<S> from, const S* weight, int64_t width,
+                        const Use& use) const {
+    static thread_local Scratch<float> values;
+    float* product = values.of(GEMM_ROWS * width + LANES);
+    for (int64_t start = 0; start < pixels_; start += GEMM_ROWS, from.at += GEMM_ROWS * from.row) {
+      const int64_t rows = min(GEMM_ROWS, pixels_ - start);
+      products.multiply(rows, N_, from, weight, width, product);
+      for (int64_t i = 0; i < rows; ++i) use(start + i, product + i * width);
+    }
+  }
+
+  static Vec* biases(int64_t vectors) {
+    static thread_local Scratch<Vec> values;
+    return values.of(vectors);
+  }
+
+  Vec convolve_depthwise(const Vec* plane, int64_t pitch, int64_t g, int64_t n) const {
+    const int64_t panel = panel_width(N_), left = N_ - n;
+    const S* weight = block_.conv2_weight + (g * N_ + n / panel * panel) * plan_.kernel * plan_.kernel + n % panel;
     auto with = [&](auto kernel) {
       return depthwise<kernel.value, ACT>(
-          plane, pitch, block_.conv2_weight + at(g, j), C_,
-          load(block_.conv2_bias + at(g, j), left(j)), plan_.kernel,
-          inner_ + g * pixels_ * N_ + j * LANES, N_, left(j), height_, width_);
+          plane, pitch, weight, panel, load(block_.conv2_bias + g * N_ + n, left), plan_.kernel,
+          inner_ + (g * N_ + n / depth_ * depth_) * pixels_ + n % depth_, depth_, left, height_, width_);
     };
     switch (plan_.kernel) {
       case 3: return with(std::integral_constant<int, 3>{});
@@ -323,73 +471,71 @@ class RowPrompt {
   }
 
   // The gates and the last convolution of a group, added to the map and to the class tokens.
-  void blend(int64_t g) const {
-    static thread_local Scratch<float> products;
-    static thread_local Scratch<Vec> vectors;
-    float* product = products.of(GEMM_ROWS * N_ + LANES);
-    Vec* bias = vectors.of(2 * vectors_);
-    Vec* totals = bias + vectors_;
-    for (int64_t j = 0; j < vectors_; ++j) {
-      bias[j] = load(block_.conv3_bias + at(g, j), left(j));
-      totals[j] = Vec{};
-    }
+  void blend(int64_t g, Products<S>& products) const {
     S* inner = inner_ + g * pixels_ * N_;
     // A gate scales a channel of the map, or a row of the weights: whichever is smaller.
     const bool scales_map = pixels_ <= N_;
-    const S* weight = block_.conv3_weight + g * N_ * N_;
-    if (!scales_map) weight = gated(weight, g);
-    for (int64_t start = 0; start < pixels_; start += GEMM_ROWS) {
-      const int64_t rows = min(GEMM_ROWS, pixels_ - start);
-      if (scales_map) scale(inner + start * N_, rows, g);
-      multiply(rows, N_, inner + start * N_, N_, weight, product);
-      for (int64_t i = 0; i < rows; ++i)
-        add(map_ + (start + i) * C_ + g * N_, product + i * N_, bias, totals);
-    }
-    if (!plan_.class_token) return;
-    for (int64_t token = 0; token < class_tokens_; ++token)
-      for (int64_t j = 0; j < vectors_; ++j) {
-        S* to = x_ + token * C_ + at(g, j);
-        store(to, load(to, left(j)) + totals[j] / float(pixels_), left(j));
+    if (scales_map) scale(inner, g);
+    const int64_t width = panel_width(N_);
+    for (int64_t n = 0; n < N_; n += width) {
+      const S* weight = block_.conv3_weight + (g * N_ + n) * N_;
+      if (!scales_map) weight = gated(weight, width, g);
+      const int64_t vectors = (width + LANES - 1) / LANES;
+      Vec* bias = biases(2 * vectors);
+      Vec* totals = bias + vectors;
+      for (int64_t j = 0; j < vectors; ++j) {
+        bias[j] = load(block_.conv3_bias + g * N_ + n + j * LANES, width - j * LANES);
+        totals[j] = Vec{};
       }
+      S* to = map_ + g * N_ + n;
+      for_each_product(
+          products, {inner, depth_, pixels_ * depth_}, weight, width,
+          [&](int64_t pixel, const float* product) {
+        fetch(to + (pixel + GEMM_ROWS) * C_, width);
+        for (int64_t j = 0; j < vectors; ++j) {
+          S* place = to + pixel * C_ + j * LANES;
+          const Vec prompt = load(product + j * LANES) + bias[j];
+          totals[j] += prompt;
+          store(place, load(place, width - j * LANES) + prompt, width - j * LANES);
+        }
+      });
+      if (!plan_.class_token) continue;
+      for (int64_t token = 0; token < class_tokens_; ++token)
+        for (int64_t j = 0; j < vectors; ++j) {
+          S* place = x_ + token * C_ + g * N_ + n + j * LANES;
+          store(place, load(place, width - j * LANES) + totals[j] / float(pixels_), width - j * LANES);
+        }
+    }
   }
 
-  const S* gated(const S* weight, int64_t g) const {
+  // Panels of weights with each row scaled by its gate.
+  const S* gated(const S* weight, int64_t width, int64_t g) const {
     static thread_local Scratch<S> copies;
-    S* copy = copies.of(N_ * N_);
+    S* copy = copies.of(N_ * width);
     const int64_t rows = interleaved<S>(N_);
     for (int64_t k = 0; k < N_; k += rows) {
       Vec gate;
       for (int64_t i = 0; i < LANES; ++i) gate[i] = gates_[g * N_ + k + i % rows];
-      for (int64_t i = k * N_; i < (k + rows) * N_; i += LANES) {
-        const int64_t n = (k + rows) * N_ - i;
-        store(copy + i, load(weight + i, n) * gate, n);
+      for (int64_t i = k * width; i < (k + rows) * width; i += LANES) {
+        const int64_t left = (k + rows) * width - i;
+        store(copy + i, load(weight + i, left) * gate, left);
       }
     }
     return copy;
   }
 
-  void scale(S* inner, int64_t rows, int64_t g) const {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < vectors_; ++j) {
-        S* value = inner + i * N_ + j * LANES;
-        store(value, load(value, left(j)) * load(gates_ + at(g, j)), left(j));
-      }
-  }
-
-  void add(S* to, const float* product, const Vec* bias, Vec* totals) const {
-    for (int64_t j = 0; j < vectors_; ++j) {
-      const Vec prompt = load(product + j * LANES) + bias[j];
-      totals[j] += prompt;
-      store(to + j * LANES, load(to + j * LANES, left(j)) + prompt, left(j));
+  void scale(S* inner, int64_t g) const {
+    for (int64_t n = 0; n < N_; n += LANES) {
+      const int64_t left = N_ - n;
+      const Vec gate = load(gates_ + g * N_ + n, left);
+      S* value = inner + n / depth_ * depth_ * pixels_ + n % depth_;
+      for (int64_t i = 0; i < pixels_; ++i, value += depth_) store(value, load(value, left) * gate, left);
     }
   }
 
-  int64_t at(int64_t g, int64_t j) const { return g * N_ + j * LANES; }  // channel of a vector
-  int64_t left(int64_t j) const { return N_ - j * LANES; }               // channels from there on
-
   S *x_, *map_, *inner_;
   float *means_, *gates_;
-  int64_t class_tokens_, height_, width_, pixels_, C_, G_, N_, vectors_;
+  int64_t class_tokens_, height_, width_, pixels_, C_, G_, N_, depth_;
   Plan plan_;
   Block<S> block_;
 };
