@@ -46,7 +46,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def bench() -> None:
     """Measure speed and memory on this machine."""
     from service import logs
+    from service.heap import prefer_huge_pages
 
+    prefer_huge_pages()
     # To stderr: figures alone go to stdout.
     logs.configure("info", "text")
 

@@ -14,11 +14,10 @@ from adapters.backbone.layout import ChannelsFirst, MapLayout, Tokens
 from adapters.manifest import MAX_BLOCKS_PER_SITE
 from adapters.preprocess import normalize
 from adapters.proof import DtypeName
-from service.engines.bank import Resident
 from service.engines.base import EngineBatch, Slot
 from service.engines.folded import FoldedAdapter
 from service.engines.kernels.build import load_kernels
-from service.engines.packed import NO_BLOCK, PLAN_FIELDS, pack_prompts, plan_of, segment_table
+from service.engines.packed import NO_BLOCK, PLAN_FIELDS, pack_prompts, plan_of
 from service.engines.torch_engine import TorchEngine
 from service.errors import EngineUnavailable
 
@@ -117,14 +116,14 @@ class CompiledEngine(TorchEngine):
         features = self._start(_sized(self._input(batch)))
         if batch.rows is not None:
             features = _rows(features, batch.rows)
-        plans = torch.cat(
-            [
-                self._plans[segment.slot].expand(segment.rows, -1, -1, -1)
-                for segment in batch.segments
-            ]
-        )
+        plans = torch.stack([self._plans[s.slot] for s in batch.segments for _ in range(s.rows)])
         pooled = self._finish(_sized(features), self._bank.buffer, _sized(plans))
-        return self._logits(batch, residents, pooled.float().contiguous())
+        return torch.ops.protuning.head_rows(
+            pooled.float().contiguous(),
+            self._bank.heads,
+            [resident.head_rows for resident in residents],
+            [segment.rows for segment in batch.segments],
+        )
 
     @torch.no_grad()
     def features(self, images_UHWC: Tensor) -> Tensor:
@@ -166,21 +165,6 @@ class CompiledEngine(TorchEngine):
             rows_BTC, class_tokens, site.height, site.width, bank, plans, site.number
         )
         return features
-
-    def _logits(
-        self, batch: EngineBatch, residents: list[Resident], features_RD: Tensor
-    ) -> list[Tensor]:
-        rows = [segment.rows for segment in batch.segments]
-        classes = [len(resident.head_rows) for resident in residents]
-        flat = torch.ops.protuning.head_rows(
-            features_RD,
-            self._bank.heads,
-            torch.cat([resident.head_rows for resident in residents]),
-            segment_table(rows, classes),
-        )
-        shapes = [*zip(rows, classes, strict=True)]
-        parts = torch.split(flat, [count * width for count, width in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _require_processor(dtype: DtypeName) -> None:

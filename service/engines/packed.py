@@ -1,6 +1,5 @@
 """Adapters in the order that the CPU kernels read: a block's tensors, and the plan of a row."""
 
-from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -33,26 +32,27 @@ def pack_prompts(adapter: FoldedAdapter, layout: PromptLayout, dtype: DtypeName)
 def _pack(block: FoldedPrompt, dtype: DtypeName) -> FoldedPrompt:
     """Inputs go down the rows of a panel, outputs along them; likewise taps and channels."""
     width = _panel_width(block.conv1_weight.shape[1])
+    taps = block.conv2_weight[0].numel()
     return block._replace(
         conv1_weight=_pack_1x1(block.conv1_weight, dtype),
-        conv2_weight=block.conv2_weight.flatten(1).unflatten(0, (-1, width)).transpose(1, 2),
+        conv2_weight=block.conv2_weight.flatten(1).view(-1, width, taps).transpose(1, 2),
         expand_weight=block.expand_weight.T,
         conv3_weight=_pack_1x1(block.conv3_weight, dtype),
     )
 
 
 def _panel_width(per_group: int) -> int:
-    """The channels that lie together: two vectors of them, or one, or a group that these do not fill."""
+    """The channels that lie together: two vectors, one, or a group that vectors do not fill."""
     return next((width for width in (32, 16) if per_group % width == 0), per_group)
 
 
 def _pack_1x1(weight: Tensor, dtype: DtypeName) -> Tensor:
     """[C, C/G, 1, 1] as panels [inputs, outputs]; in bfloat16 two inputs lie interleaved."""
     per_group = weight.shape[1]
-    panels_POI = weight.view(-1, _panel_width(per_group), per_group)
+    width = _panel_width(per_group)
     if dtype == "float32" or per_group % 2:
-        return panels_POI.transpose(1, 2)
-    return panels_POI.unflatten(2, (-1, 2)).transpose(1, 2)
+        return weight.view(-1, width, per_group).transpose(1, 2)
+    return weight.view(-1, width, per_group // 2, 2).transpose(1, 2)
 
 
 def plan_of(layout: PromptLayout, slot: int, architecture: Architecture) -> Tensor:
@@ -73,10 +73,3 @@ def plan_of(layout: PromptLayout, slot: int, architecture: Architecture) -> Tens
                 ]
             )
     return plan
-
-
-def segment_table(rows: Sequence[int], classes: Sequence[int]) -> Tensor:
-    """For each segment its first row, rows, first class and classes: int64 [segments, 4]."""
-    counts = torch.tensor([[*rows], [*classes]])
-    firsts = counts.cumsum(1) - counts
-    return torch.stack((firsts[0], counts[0], firsts[1], counts[1]), dim=1)

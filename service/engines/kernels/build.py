@@ -13,6 +13,7 @@ import torch
 from service.errors import EngineUnavailable
 
 SOURCE = Path(__file__).with_name("prompt_rows.cpp")
+_HEADERS = sorted(SOURCE.parent.glob("*.h"))
 COMPILERS = ("g++", "clang++", "c++")
 # Of value-changing optimisations only those that leave each sum its order and infinities theirs.
 _FLAGS = (
@@ -69,7 +70,8 @@ def compiler() -> str:
 def _key(compiler: str) -> str:
     """Changes with everything that the library depends on, the processor included."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout  # noqa: S603
-    parts = [SOURCE.read_bytes(), version, " ".join(_FLAGS).encode(), torch.__version__.encode()]
+    sources = [path.read_bytes() for path in (SOURCE, *_HEADERS)]
+    parts = [*sources, version, " ".join(_FLAGS).encode(), torch.__version__.encode()]
     return hashlib.sha256(b"\0".join([*parts, _processor()])).hexdigest()[:32]
 
 
