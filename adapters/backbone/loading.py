@@ -46,7 +46,13 @@ def load_backbone(name: str, weights: str | Path = HUB) -> StagedBackbone:
 def _random(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return create(name)
+        model = create(name)
+    for module in model.modules():
+        # Training starts some branches at zero; here they would compute nothing, and hide faults.
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and not weight.any():
+            nn.init.ones_(weight)
+    return model
 
 
 def _from_hub(name: str) -> nn.Module:
