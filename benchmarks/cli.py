@@ -45,10 +45,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.callback()
 def bench() -> None:
     """Measure speed and memory on this machine."""
-    from service import logs
     from service.heap import prefer_huge_pages
 
     prefer_huge_pages()
+    from service import logs
+
     # To stderr: figures alone go to stdout.
     logs.configure("info", "text")
 

@@ -48,9 +48,10 @@ def _random(name: str) -> nn.Module:
         torch.manual_seed(0)
         model = create(name)
     for module in model.modules():
-        # Training starts some branches at zero; here they would compute nothing, and hide faults.
+        # For training timm starts some branches' last norms at zero. Here such a branch would
+        # compute nothing: faults in it would not show, and it would be faster than a real one.
         weight = getattr(module, "weight", None)
-        if isinstance(weight, nn.Parameter) and not weight.any():
+        if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.any():
             nn.init.ones_(weight)
     return model
 

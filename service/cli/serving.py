@@ -25,7 +25,8 @@ def serve(**options: Any) -> None:  # noqa: ANN401  the settings have types of t
         raise wrong_parameter(error) from error
 
     from service.heap import prefer_huge_pages
-    from service.serve import serve as serve_until_stopped
 
     prefer_huge_pages()
+    from service.serve import serve as serve_until_stopped
+
     serve_until_stopped(settings)

@@ -19,7 +19,7 @@ TORCH_DTYPES: dict[DtypeName, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
-# Every tensor starts at a multiple of 16 bytes in either dtype, as fast GPU kernels want it.
+# Every tensor starts at a cache line, 64 bytes, in either dtype, as fast kernels want it.
 _ALIGNMENT = 32
 
 

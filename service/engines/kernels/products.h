@@ -75,6 +75,8 @@ class Tiles {
       shapes.rows[tile] = heights[tile];
       shapes.row_bytes[tile] = tile == 4 || tile == 5 ? 2 * width : 4 * LANES;
     }
+    // To some compilers these instructions read no memory: what they read must be there by now.
+    asm volatile("" ::"r"(&shapes) : "memory");
     _tile_loadconfig(&shapes);
   }
 
@@ -82,6 +84,7 @@ class Tiles {
   void run(int64_t K, Pixels<BFloat16> A, const BFloat16* B, float* C) const {
     constexpr int64_t width = VECTORS * LANES, pitch = 4 * width;
     const int64_t lower = min((rows_ + 1) / 2, rows_ - 1);  // a lone row is in both halves
+    asm volatile("" ::: "memory");  // see configure
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

@@ -25,9 +25,9 @@ struct Block {
 };
 
 // Every tensor of a block starts at a multiple of 32 values, see service/engines/folded.py.
-int64_t aligned(int64_t values) { return (values + 31) / 32 * 32; }
+inline int64_t aligned(int64_t values) { return (values + 31) / 32 * 32; }
 
-int64_t block_values(const Plan& plan, int64_t C) {
+inline int64_t block_values(const Plan& plan, int64_t C) {
   return 2 * aligned(C * (C / plan.groups)) + 4 * aligned(C) +
       aligned(C * plan.kernel * plan.kernel) + 2 * aligned(plan.squeezed * C) +
       aligned(plan.squeezed);
@@ -56,13 +56,13 @@ class Planes {
   Vec* of(int64_t blocks, int64_t height, int64_t width, int64_t border) {
     const int64_t pitch = (width + TILE - 1) / TILE * TILE + 2 * border;
     const int64_t size = (height + 2 * border) * pitch;
-    Vec* values = values_.of(blocks * size);
     if (blocks != blocks_ || height != height_ || width != width_ || border != border_) {
+      blocks_ = 0;  // no shape, should there be no memory
+      std::fill_n(values_.of(blocks * size), blocks * size, Vec{});
       blocks_ = blocks, height_ = height, width_ = width, border_ = border;
       this->pitch = pitch, this->size = size;
-      std::fill_n(values, blocks * size, Vec{});
     }
-    return values;
+    return values_.of(blocks * size);
   }
 
   int64_t pitch = 0;  // vectors of a row
@@ -122,7 +122,7 @@ class RowPrompt {
         depth_(Products<S>::depth(N_)), plan_(plan), block_(block_at(values, plan, C)) {
     static thread_local Scratch<S> inner;
     static thread_local Scratch<float> means, gates;
-    inner_ = inner.of(pixels_ * C), means_ = means.of(C), gates_ = gates.of(C + LANES);
+    inner_ = inner.of(pixels_ * C), means_ = means.of(C), gates_ = gates.of(C);
   }
 
   void run() const {

@@ -83,11 +83,12 @@ void blend_prompts(at::Tensor& x, int64_t class_tokens, int64_t height, int64_t 
 void prompt_rows_(at::Tensor& x, int64_t class_tokens, int64_t height, int64_t width,
                   const at::Tensor& bank, const at::Tensor& plans, int64_t site) {
   TORCH_CHECK(
-      x.dim() == 3 && x.stride(2) == 1 && x.stride(1) == x.size(2) && x.size(1) >= height * width,
+      x.dim() == 3 && x.stride(2) == 1 && x.stride(1) == x.size(2) && 
+          class_tokens + height * width <= x.size(1),
       "Features are [rows, tokens, channels] with the channels last.");
   TORCH_CHECK(
       plans.dim() == 4 && plans.is_contiguous() && plans.size(0) == x.size(0) &&
-          plans.size(3) == FIELDS && site < plans.size(1) && bank.scalar_type() == x.scalar_type(),
+          plans.size(3) == FIELDS && site >= 0 && site < plans.size(1) && bank.scalar_type() == x.scalar_type(),
       "Plans are [rows, sites, blocks, ", FIELDS, "], and the bank is of the features' dtype.");
   if (x.scalar_type() == at::kFloat) return blend_prompts<float>(x, class_tokens, height, width, bank, plans, site);
   TORCH_CHECK(x.scalar_type() == at::kBFloat16, "Features are float32 or bfloat16.");

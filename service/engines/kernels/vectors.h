@@ -116,7 +116,8 @@ inline void fetch(const S* values, int64_t count) {
   for (int64_t i = 0; i < count; i += LINE / int64_t(sizeof(S))) __builtin_prefetch(values + i, 1);
 }
 
-// Values of no meaning; much of them lie in huge pages, which spare most searches for a page.
+// Uninitialised values, lost where more are asked for. Many of them lie in huge pages, which spare
+// the processor most searches for a page.
 template <typename T>
 class Scratch {
  public:
@@ -124,6 +125,7 @@ class Scratch {
     if (count > count_) {
       const std::size_t wanted = count * sizeof(T), unit = wanted < HUGE_PAGE / 8 ? LINE : HUGE_PAGE;
       const std::size_t bytes = (wanted + unit - 1) / unit * unit;
+      values_.reset(), count_ = 0;
       values_.reset(static_cast<T*>(std::aligned_alloc(unit, bytes)));
       TORCH_CHECK(values_, "There is no memory for ", bytes, " bytes of features.");
 #ifdef MADV_HUGEPAGE
