@@ -42,7 +42,10 @@ def _pack(block: FoldedPrompt, dtype: DtypeName) -> FoldedPrompt:
 
 
 def _panel_width(per_group: int) -> int:
-    """The channels that lie together: two vectors, one, or a group that vectors do not fill."""
+    """The channels that lie together: two vectors, one, or a group that vectors do not fill.
+
+    As in kernels/products.h.
+    """
     return next((width for width in (32, 16) if per_group % width == 0), per_group)
 
 

@@ -29,6 +29,13 @@ def test_random_weights_are_the_same_every_time():
     assert load_backbone("test_resnet", "random").spec == first.spec
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "regnetx_002"])
+def test_no_branch_of_random_weights_is_zero(name):
+    """Every norm scales by something, those that timm starts at zero included."""
+    state = load_backbone(name, "random").model.state_dict()
+    assert all(values.any() for key, values in state.items() if key.endswith("weight"))
+
+
 def test_a_file_gives_the_same_backbone(weights_file):
     """Weights that went through a file are the same backbone."""
     assert load_backbone("test_resnet", weights_file).spec == makers.backbone("test_resnet").spec

@@ -1,10 +1,13 @@
-"""What start-up has made is left out of garbage collection while a process serves."""
+"""The memory of a serving process: what no collection looks at, and pages that are huge."""
 
 import gc
+import os
 import weakref
 
 import pytest
+from typer.testing import CliRunner
 
+from protuning.cli import app
 from service.heap import settled_heap
 from service.http.server import DrainingServer
 from service.serve import serve
@@ -62,3 +65,16 @@ def test_servers_serve_with_a_settled_heap(http_workers, tmp_path, monkeypatch):
     )
     assert frozen[0]
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("given", ["", "0"])
+def test_serve_asks_for_huge_pages_unless_told_otherwise(given, monkeypatch):
+    """Before anything is loaded; PyTorch reads the variable once, at its first tensor."""
+    variable = "THP_MEM_ALLOC_ENABLE"
+    monkeypatch.setenv(variable, given)
+    if not given:
+        monkeypatch.delenv(variable)
+    seen = []
+    monkeypatch.setattr("service.serve.serve", lambda _: seen.append(os.environ[variable]))
+    done = CliRunner().invoke(app, ["serve", "--backbone", "test_resnet", "--weights", "random"])
+    assert (done.exit_code, seen) == (0, [given or "1"]), done.output

@@ -29,7 +29,7 @@ ROWS = 3
         (48, 2, 9, 5, 2, 1, "relu"),  # no whole vectors
         (40, 1, 3, 6, 6, 0, "relu"),
         (10, 2, 1, 2, 1, 0, "relu"),  # an odd number
-        (64, 4, 15, 3, 20, 1, "relu"),  # a kernel wider than the map
+        (64, 4, 15, 3, 20, 1, "relu"),  # a kernel larger than the map
     ],
 )
 def test_rows_get_the_prompts_of_their_own_plan(

@@ -18,7 +18,7 @@ namespace protuning {
 constexpr int64_t PRODUCT_ROWS = 32;  // pixels of one product, which stays in the first-level cache
 
 // The channels of a group that lie and are computed together: those of two vectors, or of one, or
-// the whole group where vectors do not divide it.
+// the whole group where vectors do not divide it: as in service/engines/packed.py.
 inline int64_t panel_width(int64_t N) {
   return N % LANES ? N : N % (2 * LANES) ? LANES : 2 * LANES;
 }

@@ -3,7 +3,7 @@
 // `prompt_rows_` blends the prompts of one site into a batch of features in place, Eq. (1): a row's
 // map stays in the cache of one core from its first convolution to its last. `head_rows` multiplies
 // each row's features with the head of its task. Weights are read where they lie in the bank, in the
-// order that service/engines/packed.py gives them; nothing is gathered or copied first.
+// order that service/engines/packed.py gives them; nothing is gathered first.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -83,7 +83,7 @@ void blend_prompts(at::Tensor& x, int64_t class_tokens, int64_t height, int64_t 
 void prompt_rows_(at::Tensor& x, int64_t class_tokens, int64_t height, int64_t width,
                   const at::Tensor& bank, const at::Tensor& plans, int64_t site) {
   TORCH_CHECK(
-      x.dim() == 3 && x.stride(2) == 1 && x.stride(1) == x.size(2) && 
+      x.dim() == 3 && x.stride(2) == 1 && x.stride(1) == x.size(2) &&
           class_tokens + height * width <= x.size(1),
       "Features are [rows, tokens, channels] with the channels last.");
   TORCH_CHECK(

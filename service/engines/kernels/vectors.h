@@ -21,15 +21,13 @@ namespace protuning {
 using at::BFloat16;
 using std::min;
 
-constexpr int64_t LANES = 16;                // of a vector
-constexpr int64_t LINE = 64;                 // bytes that a processor fetches at once
+constexpr int64_t LANES = 16;  // of a vector
+constexpr int64_t LINE = 64;   // bytes that a processor fetches at once
 constexpr std::size_t HUGE_PAGE = 1 << 21;
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-
-// ---- vectors of values, in float whatever the storage ------------------------------------------
 
 inline Vec load(const float* p) {
   Vec v;
