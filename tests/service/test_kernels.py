@@ -12,7 +12,7 @@ from service.engines.kernels.build import load_kernels
 from service.engines.packed import pack_prompts, plan_of
 from tests import makers
 
-ERRORS = {"float32": 1e-5, "bfloat16": 2e-2}  # of the largest value
+ERRORS = {"float32": 1e-5, "bfloat16": 1e-2}  # of the largest value
 ROWS = 3
 
 
