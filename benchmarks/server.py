@@ -159,6 +159,7 @@ async def open_bench(
     options = EngineOptions(kind, dtype, "cpu", memory, batch, default_cache())
     engine = open_engine(backbone, options)
     slots = [engine.load(adapter) for adapter in adapters]
+    del backbone, adapters  # a server keeps neither
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(TemporaryDirectory())
         # The lines are made as they are in earnest, and read by nobody.
@@ -177,7 +178,7 @@ async def open_bench(
         predictor = _predictor(settings, engine, _Resident(slots, classes), policies, metrics)
         listening = stack.enter_context(reserve("127.0.0.1", 0))
         address = listening.getsockname()[:2]
-        preprocessing = backbone.spec.preprocessing
+        preprocessing = engine.spec.preprocessing
         stack.enter_context(settled_heap())
         if http_workers:
             plan = plan_of(settings, preprocessing, f"{directory}/engine", listening)

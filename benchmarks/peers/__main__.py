@@ -1,8 +1,8 @@
 """`python -m benchmarks.peers`: this project against each peer, A B A B, on the same machine.
 
-What is compared is the processor time of an image, all processes of a server together, with one
-thread for each model run: on any number of cores that is what throughput comes down to, and
-neighbours on the machine disturb it less than a clock. Latencies are those of a closed loop.
+What is compared is throughput and, because neighbours on the machine disturb it less than a clock,
+the processor time of an image: all processes of a server together, with one thread for each model
+run. Latencies are those of a closed loop.
 """
 
 import argparse
@@ -38,16 +38,20 @@ STARTING_SECONDS = 600.0
 
 
 class _Round(NamedTuple):
+    images_per_second: float
     cpu_ms: float
     p99_ms: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Medians over the rounds; factors are theirs over ours, so more is better for us."""
+    """Medians over the rounds; in all factors more is better for us."""
 
     peer: str
     tasks: int
+    our_images_per_second: float
+    their_images_per_second: float
+    throughput_factor: float
     our_cpu_ms: float
     their_cpu_ms: float
     cpu_factor: float
@@ -73,6 +77,11 @@ def compare(peer: str, ours: _Contestant, theirs: _Contestant, given: argparse.N
     comparison = Comparison(
         peer=peer,
         tasks=given.tasks,
+        our_images_per_second=statistics.median(a.images_per_second for a, _ in rounds),
+        their_images_per_second=statistics.median(b.images_per_second for _, b in rounds),
+        throughput_factor=statistics.median(
+            a.images_per_second / b.images_per_second for a, b in rounds
+        ),
         our_cpu_ms=statistics.median(a.cpu_ms for a, _ in rounds),
         their_cpu_ms=statistics.median(b.cpu_ms for _, b in rounds),
         cpu_factor=statistics.median(b.cpu_ms / a.cpu_ms for a, b in rounds),
@@ -147,7 +156,8 @@ def server(command: list[str], folder: Path, tasks: int, port: int | None) -> It
             if report.refused or not report.answered:
                 raise SystemExit(f"{command} refused {report.refused} requests.")
             p99 = float(np.percentile(report.latencies, 99))
-            return _Round(1e3 * spent / report.answered, 1e3 * p99)
+            throughput = report.answered / report.wall_seconds
+            return _Round(throughput, 1e3 * spent / report.answered, 1e3 * p99)
 
         yield _Contestant(run, lambda: memory_bytes(process.pid))
 

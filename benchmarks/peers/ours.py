@@ -10,12 +10,14 @@ from benchmarks.engine import mixed_batch, random_images
 from benchmarks.peers.batches import serve_rounds
 from benchmarks.server import open_bench
 from service.engines.choice import DtypeChoice, EngineKind
+from service.heap import prefer_huge_pages
 
 BATCH = 8
 
 
 async def main(given: argparse.Namespace) -> None:
     """Serve until the standard input ends."""
+    prefer_huge_pages()
     opened = open_bench(
         load_backbone(given.backbone, "random"),
         tasks=given.tasks,

@@ -1,8 +1,10 @@
-"""The memory of a serving process: what no collection looks at, and pages that are huge."""
+"""The memory of a serving process: what no collection looks at, what it returns, and huge pages."""
 
+import ctypes
 import gc
 import os
 import weakref
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -41,6 +43,28 @@ def test_garbage_of_start_up_is_not_kept():
     garbage = weakref.ref(_Ring())
     with settled_heap():
         assert garbage() is None
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc returns it")
+def test_free_memory_goes_back_to_the_system():
+    """Also what lies below something that stays."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    pieces = [libc.malloc(4096) for _ in range(10_000)]
+    for piece in pieces:
+        ctypes.memset(piece, 1, 4096)
+    for piece in pieces[:-1]:
+        libc.free(piece)
+    before = _resident_bytes()
+    with settled_heap():
+        returned = before - _resident_bytes()
+    libc.free(pieces[-1])
+    assert returned > 0.8 * 4096 * len(pieces)
+
+
+def _resident_bytes() -> int:
+    return os.sysconf("SC_PAGESIZE") * int(Path("/proc/self/statm").read_text().split()[1])
 
 
 @pytest.mark.parametrize("http_workers", [0, 1])
