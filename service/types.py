@@ -105,7 +105,6 @@ class BatchLimits:
 
     Args:
         max_images: Most images in a batch.
-        max_segments: Most adapter versions in a batch; None for any number.
         window: Seconds that work may wait for company while the engine is busy anyway; None has
             it follow the load: most of what a batch takes.
 
@@ -114,14 +113,11 @@ class BatchLimits:
     """
 
     max_images: int
-    max_segments: int | None = None
     window: float | None = 0.0
 
     def __post_init__(self) -> None:
         if self.max_images < 1 or not (self.window is None or self.window >= 0):
             raise ValueError("A batch takes at least 1 image and waits at least 0 seconds.")
-        if self.max_segments is not None and self.max_segments < 1:
-            raise ValueError("A batch takes at least 1 adapter version.")
 
 
 @dataclass(frozen=True, slots=True)

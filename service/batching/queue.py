@@ -18,7 +18,7 @@ finds room.
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic
@@ -71,19 +71,11 @@ class _Draft(Generic[Payload]):
 
     def __init__(self, limits: BatchLimits) -> None:
         self.room = limits.max_images
-        self._max_segments = limits.max_segments or math.inf
         self._parts: dict[Hashable, list[Part[Payload]]] = {}
-
-    def takes(self, item: WorkItem[Payload]) -> bool:
-        return item.segment_key in self._parts or len(self._parts) < self._max_segments
 
     def add(self, part: Part[Payload]) -> None:
         self._parts.setdefault(part.item.segment_key, []).append(part)
         self.room -= part.images
-
-    def lines(self) -> list[_Line]:
-        parts = (part for parts in self._parts.values() for part in parts)
-        return list(dict.fromkeys(_line_of(part.item) for part in parts))
 
     def batch(self) -> Batch[Payload]:
         return Batch(tuple(Segment(key, tuple(parts)) for key, parts in self._parts.items()))
@@ -161,13 +153,6 @@ class BatchQueue(Generic[Payload]):
         expired, self._expired = self._expired, []
         return expired
 
-    def clear(self) -> list[WorkItem[Payload]]:
-        """Drop and return everything that waits, oldest first."""
-        dropped = list(self._waiting.values())
-        for waiting in dropped:
-            self._remove(waiting)
-        return [waiting.item for waiting in dropped]
-
     def next_batch(self, now: float, *, engine_idle: bool = False) -> Batch[Payload] | None:
         """Cut the next batch if it is due; nothing in it has expired.
 
@@ -178,9 +163,8 @@ class BatchQueue(Generic[Payload]):
         if not (self._waiting and (engine_idle or self.ready_at() <= now)):
             return None
         draft: _Draft[Payload] = _Draft(self.limits)
-        while self._waiting and draft.room and draft.takes((head := self._head_in_turn()).item):
-            draft.add(self._take(head, draft.room))
-        self._top_up(draft)
+        while self._waiting and draft.room:
+            draft.add(self._take(self._head_in_turn(), draft.room))
         return draft.batch()
 
     def ready_at(self) -> float:
@@ -270,19 +254,6 @@ class BatchQueue(Generic[Payload]):
         if waiting.left == 0:
             self._remove(waiting)
         return part
-
-    def _top_up(self, draft: _Draft[Payload]) -> None:
-        """Fill the room that the limit on segments left, from the lines that are in the batch.
-
-        They pay for it with their next turns, so fairness is put off by a batch and no more.
-        """
-        ring = deque(draft.lines() if draft.room else ())
-        while ring and draft.room:
-            line = ring.popleft()
-            head = next(iter(self._lines.get(line, {}).values()), None)
-            if head is not None and draft.takes(head.item):
-                draft.add(self._take(head, draft.room))
-                ring.append(line)
 
     def _remove(self, waiting: _Waiting[Payload]) -> None:
         name, line = waiting.item.task.tenant, _line_of(waiting.item)

@@ -64,7 +64,7 @@ class Bench:
         self.engine = FakeEngine({key: sums(factor) for key, factor in FACTORS.items()})
         self.slots = {key: self.engine.load(folded(key)) for key in FACTORS}
         self.metrics = quiet_metrics()
-        limits = BatchLimits(max_images, None, window)
+        limits = BatchLimits(max_images, window)
         self.queue = BatchQueue(capacity, limits)
         self.dispatcher = Dispatcher(self.engine, self.queue, self.metrics)
         self.released = []

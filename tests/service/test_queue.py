@@ -201,11 +201,10 @@ def test_priority_takes_nothing_from_other_tenants():
     assert images_by(queue, 50, tenant_of) == {"pushy": 200, "modest": 200}
 
 
-@pytest.mark.parametrize("max_segments", [None, 1, 2])
-def test_nobody_starves_under_a_flood(max_segments):
-    """A newcomer is served while ten other tasks are kept full, whatever the limit on segments."""
+def test_nobody_starves_under_a_flood():
+    """A newcomer is served while ten other tasks are kept full."""
     flood = [f"t{n}" for n in range(10)]
-    queue = queue_of(*(item(name) for name in flood for _ in range(50)), max_segments=max_segments)
+    queue = queue_of(*(item(name) for name in flood for _ in range(50)))
     images_by(queue, 5, task_of)
     queue.push(item("new"))
     for _ in range(11):
@@ -215,13 +214,6 @@ def test_nobody_starves_under_a_flood(max_segments):
         for name, images in served.items():
             queue.push(item(name, images))
     pytest.fail("The newcomer was not served within a round of the tasks.")
-
-
-def test_a_limit_on_segments_leaves_no_room_unused():
-    """The batch is filled from the adapters it has, in turn; the others come next."""
-    queue = queue_of(*(item(name) for name in "wxyz" for _ in range(10)), max_segments=2)
-    assert cut(queue) == [[("w", 0, 1)] * 4, [("x", 0, 1)] * 4]
-    assert cut(queue) == [[("y", 0, 1)] * 4, [("z", 0, 1)] * 4]
 
 
 def test_expired_work_is_returned_once_and_never_served():
@@ -269,14 +261,6 @@ def test_cancelled_work_leaves_its_neighbours_alone():
     batch = queue.next_batch(0.0, engine_idle=True)
     assert [part.item for part in batch.segments[0].parts] == [first, third]
     assert not queue.cancel(first.id)
-
-
-def test_clearing_returns_all_that_waits():
-    """Whoever gives up can end every request, oldest first."""
-    items = [item("x"), item("y", tenant="b"), item("x", deadline=3.0)]
-    queue = queue_of(*items)
-    assert queue.clear() == items
-    assert (len(queue), queue.images, queue.next_deadline()) == (0, 0, math.inf)
 
 
 def fill(queue, tenant):
@@ -366,10 +350,10 @@ def test_items_that_make_no_sense_are_refused(options):
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_images": 0}, {"max_images": 1, "max_segments": 0}, {"window": -1.0}]
+    "limits", [{"max_images": 0}, {"window": -1.0}]
 )
 def test_limits_that_no_batch_can_keep_are_refused(limits):
-    """A batch has images and adapters, and no negative waiting time."""
+    """A batch has images, and no negative waiting time."""
     with pytest.raises(ValueError, match="A batch takes at least 1"):
         BatchLimits(**({"max_images": 1} | limits))
 
@@ -455,7 +439,7 @@ class QueueAgainstList(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.queue = BatchQueue(self.CAPACITY, BatchLimits(self.MAX_IMAGES, None, self.WINDOW))
+        self.queue = BatchQueue(self.CAPACITY, BatchLimits(self.MAX_IMAGES, self.WINDOW))
         self.now = 0.0
         self.waiting = []
         self.expired = []
