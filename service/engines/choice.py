@@ -12,7 +12,7 @@ from adapters.backbone import StagedBackbone
 from adapters.manifest import GoldenInputs
 from adapters.preprocess import normalize
 from adapters.proof import DtypeName, golden_batch
-from service.engines.compiled_engine import CompiledEngine
+from service.engines.compiled_engine import CompiledEngine, keep_compiled_code
 from service.engines.torch_engine import TorchEngine
 from service.errors import EngineUnavailable
 
@@ -131,6 +131,7 @@ def compiled(backbone: StagedBackbone, options: EngineOptions, dtype: DtypeName)
         return CompiledEngine(
             backbone, capacity_bytes=options.capacity_bytes, dtype=dtype, cache=options.cache
         )
+    keep_compiled_code(options.cache)
     return TorchEngine(
         backbone,
         capacity_bytes=options.capacity_bytes,

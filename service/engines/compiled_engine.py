@@ -69,9 +69,7 @@ class CompiledEngine(TorchEngine):
         _require_processor(dtype)
         for variable in _CACHES:
             os.environ.setdefault(variable, _PRIMITIVES)
-        # Not below /tmp, torch's own default, where other users could have put code to run.
-        # (torch has set it to that by now, on the import of libraries that compile.)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+        keep_compiled_code(cache)
         load_kernels(cache)
         super().__init__(backbone, capacity_bytes=capacity_bytes, dtype=dtype)
         self._plans: dict[Slot, Tensor] = {}
@@ -165,6 +163,15 @@ class CompiledEngine(TorchEngine):
             rows_BTC, class_tokens, site.height, site.width, bank, plans, site.number
         )
         return features
+
+
+def keep_compiled_code(cache: Path) -> None:
+    """Have torch.compile keep its code below `cache`.
+
+    Not below /tmp, its own default, where other users could have put code to run.
+    """
+    # (torch has set it to that by now, on the import of libraries that compile.)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
 
 
 def _require_processor(dtype: DtypeName) -> None:

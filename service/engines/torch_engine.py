@@ -25,8 +25,8 @@ class TorchEngine:
         capacity_bytes: The budget for adapters, reserved at once on the device.
         dtype: Of backbone, prompts and heads.
         device: A torch device.
-        compile_stages: Let torch.compile make each stage faster; the first batches pay for it.
-            (On a CPU `CompiledEngine` is faster.)
+        compile_stages: Let torch.compile make each stage faster; the first batches pay for it, and
+            the engine's name is "compiled". (On a CPU `CompiledEngine` is faster.)
     """
 
     name = "torch"
@@ -51,6 +51,7 @@ class TorchEngine:
         self._backbone = copy.deepcopy(backbone).to(device, self._dtype)
         self._backbone.to(memory_format=torch.channels_last)
         if compile_stages:
+            self.name = "compiled"
             self._backbone.stages = tuple(torch.compile(s) for s in self._backbone.stages)
         self._bank = AdapterBank(backbone.spec, capacity_bytes, self._dtype, device)
         self._residents: dict[Slot, Resident] = {}

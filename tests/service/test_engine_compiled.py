@@ -1,5 +1,6 @@
 """The compiled engine with the code that it makes, and how it is built and chosen."""
 
+import os
 import stat
 
 import pytest
@@ -79,6 +80,15 @@ def test_an_engine_that_is_asked_for_is_not_replaced(monkeypatch, dtype):
     with pytest.raises(EngineUnavailable, match="AVX"):
         open_engine(makers.backbone(NAME), options(kind="compiled", dtype=dtype))
     assert open_engine(makers.backbone(NAME), options(kind="torch")).name == "torch"
+
+
+def test_code_for_a_gpu_is_kept_where_code_for_a_cpu_is(monkeypatch, tmp_path):
+    """Where nobody else may write, and the next start finds it."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    monkeypatch.setattr(choice, "TorchEngine", lambda *_, **__: None)
+    asked = options(device="cuda", cache=tmp_path)
+    choice.compiled(makers.backbone(NAME), asked, "float32")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
 
 
 @pytest.mark.parametrize("name", ["cuda:999", "abacus"])

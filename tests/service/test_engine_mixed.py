@@ -284,6 +284,7 @@ def test_compiled_stages_are_right(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     name = "test_vit"
     engine = TorchEngine(makers.backbone(name), capacity_bytes=2**23, compile_stages=True)
+    assert engine.name == "compiled"
     traffic = [(0, [0]), (1, [1, 2])]
     slotted = [(engine.load(task(name, number)[1]), numbers) for number, numbers in traffic]
     assert_right(name, traffic, engine.run(batch_of(name, slotted, shared=False)))
