@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.backbone import StagedBackbone
-from adapters.store.index import Replay
 from benchmarks.many_tasks import fill, first_checkpoint, serving, store, task_name
 from service.engines.choice import DtypeChoice, EngineKind, EngineOptions, open_engine
 from service.engines.folded import fold_adapter
 from service.http.services import Services
+from service.proving import replay_of
 from service.settings import default_cache
 
 STORM_LOADS_PER_SECOND = 5.0
@@ -133,13 +133,7 @@ async def measure(
     engine = await asyncio.to_thread(open_engine, backbone, options)
     most, ideal = max(plan.tasks), fold_adapter(first).nbytes(engine.dtype)
     index, registry = store(directory)
-    circumstances = Replay(
-        digest=first.digest,
-        fingerprint=backbone.spec.fingerprint,
-        engine=engine.name,
-        dtype=engine.dtype,
-    )
-    await fill(registry, index, first, range(most), circumstances)
+    await fill(registry, index, first, range(most), replay_of(first.digest, engine))
     await index.close()
     serve = partial(
         serving,

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import structlog
+import torch
 from torch import Tensor
 
 from adapters.errors import ProofFailed, StoreUnavailable
@@ -22,6 +24,17 @@ PROOFS = TaskKey("(proofs)", "(proofs)")
 PROOF_WEIGHT = 0.25
 
 log = structlog.get_logger(__name__)
+
+
+def replay_of(digest: str, engine: Engine) -> Replay:
+    """What a verdict on this engine counts for: the same code on the same kind of device."""
+    device = engine.device.partition(":")[0]
+    return Replay(
+        digest=digest,
+        fingerprint=engine.spec.fingerprint,
+        engine=f"{engine.name} {device} {version('protuning')} torch-{torch.__version__}",
+        dtype=engine.dtype,
+    )
 
 
 class Prover:
@@ -62,12 +75,7 @@ class Prover:
             Overloaded: the queue has no room for the golden inputs.
             ShuttingDown: no more work is taken.
         """
-        replay = Replay(
-            digest=adapter.folded.key,
-            fingerprint=self._engine.spec.fingerprint,
-            engine=self._engine.name,
-            dtype=self._engine.dtype,
-        )
+        replay = replay_of(adapter.folded.key, self._engine)
         if await self._has_passed(replay):
             return
         try:

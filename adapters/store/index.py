@@ -74,7 +74,10 @@ class ChangeEvent(Frozen):
 
 
 class Replay(Frozen):
-    """The circumstances of one replay of a golden proof: its verdict is the same everywhere."""
+    """The circumstances of one replay of a golden proof: its verdict is the same everywhere.
+
+    `engine` names all that computes: the kind of engine and of device, and their releases.
+    """
 
     digest: Sha256
     fingerprint: Sha256

@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
+import torch
 
 from adapters.errors import ProofFailed, StoreUnavailable
-from adapters.store.index import Replay
 from service.batching.dispatcher import Job
 from service.cache.host_tier import read_adapter
 from service.errors import Overloaded, ShuttingDown
+from service.proving import replay_of
 from service.types import TaskKey
 from tests import makers
 from tests.service.fakes import (
@@ -56,34 +57,33 @@ def placed(engine, made):
     return adapter, engine.load(adapter.folded)
 
 
-def replay_of(engine, made):
-    """What a verdict about the checkpoint is filed under."""
-    return Replay(
-        digest=made.digest,
-        fingerprint=engine.spec.fingerprint,
-        engine=engine.name,
-        dtype=engine.dtype,
-    )
-
-
 async def test_a_proof_that_holds_is_kept_and_not_replayed(stack, engine, made):
     """The golden images run once; after that the index's word is enough."""
     adapter, slot = placed(engine, made)
     await stack.prover.prove(adapter, slot)
     await stack.prover.prove(adapter, slot)
     assert engine.batches == [[4]]
-    assert (await stack.index.get_verdict(replay_of(engine, made))).passed
+    assert (await stack.index.get_verdict(replay_of(made.digest, engine))).passed
 
 
-async def test_another_dtype_or_engine_is_proved_anew(stack, engine, made):
-    """A verdict counts for the circumstances that it was found in, and no others."""
+async def test_other_circumstances_are_proved_anew(stack, engine, made, monkeypatch):
+    """A verdict counts for the dtype, engine, kind of device and releases that it was found in."""
     adapter, slot = placed(engine, made)
     await stack.prover.prove(adapter, slot)
     engine.dtype = "bfloat16"
     await stack.prover.prove(adapter, slot)
     engine.name = "other"
     await stack.prover.prove(adapter, slot)
-    assert len(engine.batches) == 3
+    engine.device = "cuda:1"
+    await stack.prover.prove(adapter, slot)
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    await stack.prover.prove(adapter, slot)
+    monkeypatch.setattr("service.proving.version", lambda _: "9.9")
+    await stack.prover.prove(adapter, slot)
+    assert len(engine.batches) == 6
+    engine.device = "cuda:0"
+    await stack.prover.prove(adapter, slot)
+    assert len(engine.batches) == 6, "a device of the same kind"
 
 
 async def test_a_proof_that_fails_is_written_down_and_tried_again(stack, engine, made):
@@ -93,13 +93,13 @@ async def test_a_proof_that_fails_is_written_down_and_tried_again(stack, engine,
     engine.models[made.digest] = lambda images: right(images.flip(-1))
     with pytest.raises(ProofFailed):
         await stack.prover.prove(adapter, slot)
-    verdict = await stack.index.get_verdict(replay_of(engine, made))
+    verdict = await stack.index.get_verdict(replay_of(made.digest, engine))
     assert not verdict.passed
     assert "logits" in verdict.detail
     stack.metrics.proof_failed.assert_called_once_with()
     engine.models[made.digest] = right
     await stack.prover.prove(adapter, slot)
-    assert (await stack.index.get_verdict(replay_of(engine, made))).passed
+    assert (await stack.index.get_verdict(replay_of(made.digest, engine))).passed
 
 
 async def test_an_adapter_whose_run_raises_fails_its_proof(stack, engine, made):
@@ -156,7 +156,7 @@ async def test_a_proof_that_cannot_run_is_no_verdict(stack, engine, made, reason
     with pytest.raises(reason):
         await stack.prover.prove(adapter, slot)
     stack.queue._images = 0
-    assert await stack.index.get_verdict(replay_of(engine, made)) is None
+    assert await stack.index.get_verdict(replay_of(made.digest, engine)) is None
 
 
 async def test_the_engine_has_left_the_slot_when_a_proof_ends(stack, engine, made):
