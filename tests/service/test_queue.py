@@ -349,9 +349,7 @@ def test_items_that_make_no_sense_are_refused(options):
         item(**options)
 
 
-@pytest.mark.parametrize(
-    "limits", [{"max_images": 0}, {"window": -1.0}]
-)
+@pytest.mark.parametrize("limits", [{"max_images": 0}, {"window": -1.0}])
 def test_limits_that_no_batch_can_keep_are_refused(limits):
     """A batch has images, and no negative waiting time."""
     with pytest.raises(ValueError, match="A batch takes at least 1"):
