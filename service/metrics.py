@@ -68,7 +68,10 @@ class Metrics:
         """A tier takes an adapter back that it evicted a little while ago."""
 
     def rejected(self, reason: str) -> None:
-        """A prediction was refused for lack of room or time."""
+        """A request to predict was refused, for lack of room or time or for being too much."""
+
+    def limited(self, tenant: str) -> None:
+        """A prediction was refused because its tenant is over a limit of its own."""
 
     def limits_in_memory(self) -> None:
         """A rate was counted by this server alone, because Redis could not be asked."""
@@ -87,7 +90,8 @@ class PrometheusMetrics(Metrics):
     Args:
         task_labels: How many tasks get a label of their own: those that are asked for most. All
             others are counted as "other", so that a scrape stays small. A task that loses its
-            label begins at 0 when it gets one again, as after a restart.
+            label begins at 0 when it gets one again, as after a restart. As many tenants get one
+            of those that run into their limits.
         device_memory: Bytes by kind ("used", "total"), asked for at each scrape.
     """
 
@@ -99,9 +103,9 @@ class PrometheusMetrics(Metrics):
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._labelled: Ranking[TaskKey] = Ranking(
-            task_labels, period=_RANKING_PERIOD, tracked=_RANKED_PER_LABEL * task_labels
-        )
+        bounds = {"period": _RANKING_PERIOD, "tracked": _RANKED_PER_LABEL * task_labels}
+        self._labelled: Ranking[TaskKey] = Ranking(task_labels, **bounds)
+        self._limited_tenants: Ranking[str] = Ranking(task_labels, **bounds)
         self._requests = self._counter("requests", "Predictions that ended.", "task", "outcome")
         self._phases = self._histogram("phase_seconds", "Phases of predictions.", _SECONDS, "phase")
         self._http = self._counter("http_requests", "HTTP.", "method", "route", "status")
@@ -132,7 +136,8 @@ class PrometheusMetrics(Metrics):
         )
         self._evictions = self._counter("evictions", "Adapters driven out of a tier.", "tier")
         self._thrash = self._counter("thrash", "Adapters back soon after eviction.", "tier")
-        self._rejected = self._counter("rejected", "Predictions that were refused.", "reason")
+        self._rejected = self._counter("rejected", "Refused requests to predict.", "reason")
+        self._limited = self._counter("limited", "Refused for a tenant's own limit.", "tenant")
         self._limits_in_memory = self._counter(
             "limits_in_memory", "Rates counted by this server alone, since Redis was gone."
         )
@@ -202,6 +207,13 @@ class PrometheusMetrics(Metrics):
     def rejected(self, reason: str) -> None:
         """See `Metrics`."""
         self._rejected.labels(reason).inc()
+
+    def limited(self, tenant: str) -> None:
+        """See `Metrics`."""
+        for lost in self._limited_tenants.use(tenant):
+            self._limited.remove_by_labels({"tenant": lost})
+        is_labelled = tenant in self._limited_tenants
+        self._limited.labels(tenant if is_labelled else OTHER).inc()
 
     def limits_in_memory(self) -> None:
         """See `Metrics`."""

@@ -15,7 +15,7 @@ from adapters.manifest import AdapterRef
 from service.admission import Admission
 from service.batching.dispatcher import Answer, Dispatcher, Job
 from service.cache.adapter_cache import AdapterCache, Lease
-from service.errors import DeadlineExceeded, RateLimited, RetryLater, TaskNotFound, TooManyImages
+from service.errors import DeadlineExceeded, RateLimited, TaskNotFound
 from service.metrics import Metrics
 from service.quotas import Quotas
 from service.routing import Router
@@ -286,12 +286,12 @@ class Predictor:
         try:
             yield
         except BaseException as error:
-            outcome = _outcome(error)
-            # Names that nobody has registered must not fill the scrape.
+            if isinstance(error, RateLimited):
+                self._metrics.limited(task.tenant)
+            # Names that nobody has registered must not fill the scrape. For whoever is over a limit
+            # nobody has looked.
             is_known = not isinstance(error, TaskNotFound | RateLimited)
-            self._metrics.request(task if is_known else None, outcome)
-            if isinstance(error, RetryLater | TooManyImages | DeadlineExceeded):
-                self._metrics.rejected(outcome)
+            self._metrics.request(task if is_known else None, _outcome(error))
             raise
         self._metrics.request(task, "ok")
 

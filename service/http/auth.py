@@ -1,13 +1,11 @@
 """Who asks: the key of a request becomes a principal, and each route says which scope it needs."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.errors import Overloaded
 from service.http.services import GivenFront
 from service.tenants import Principal, Scope
 
@@ -52,12 +50,7 @@ async def _taken_in(
     front: GivenFront, principal: Annotated[Principal, Depends(_having("predict"))]
 ) -> AsyncIterator[str]:
     """Hold a place before the body is read, so that a flood costs nobody its decoding."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(front.admission.admit(principal.tenant))
-        except Overloaded:
-            front.metrics.rejected("Overloaded")
-            raise
+    with front.admission.admit(principal.tenant):
         yield principal.tenant
 
 

@@ -17,10 +17,12 @@ from service.http.oip_tensors import to_binary, top_classes
 from service.http.openapi import BINARY, JSON, body_of, referred
 from service.http.parameters import CanaryKey
 from service.http.rate_headers import rate_headers
-from service.http.services import Given, Services, admitted
+from service.http.services import Given, Services, admitted, refusals_counted
 from service.predict import Prediction
 
-router = APIRouter(prefix="/v2", tags=[TAG], dependencies=[Depends(admitted)])
+router = APIRouter(
+    prefix="/v2", tags=[TAG], dependencies=[Depends(refusals_counted), Depends(admitted)]
+)
 
 OUTPUTS = (wire.RequestedOutput(name="probabilities"), wire.RequestedOutput(name="logits"))
 

@@ -18,12 +18,14 @@ from service.http.errors import InvalidRequest
 from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
 from service.http.parameters import CanaryKey, NamedVersion
 from service.http.rate_headers import rate_headers
-from service.http.services import Front, GivenFront, admitted
+from service.http.services import Front, GivenFront, admitted, refusals_counted
 
 MAX_TASKS = 64
 T = TypeVar("T")
 
-router = APIRouter(tags=["predictions"], dependencies=[Depends(admitted)])
+router = APIRouter(
+    tags=["predictions"], dependencies=[Depends(refusals_counted), Depends(admitted)]
+)
 
 TopK = Annotated[int, Query(ge=1, le=1_000, description="Labels for each image, best first.")]
 TimeoutMs = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.admission import Admission
+from service.errors import DeadlineExceeded, RetryLater, TooManyImages
 from service.http.drain import Drain
 from service.http.middleware import BodyLimits
 from service.images import ImageReader
@@ -121,3 +122,12 @@ async def admitted(services: GivenFront) -> AsyncIterator[None]:
     """
     with services.drain.request():
         yield
+
+
+async def refusals_counted(front: GivenFront) -> AsyncIterator[None]:
+    """Count a request to predict that is refused, wherever on its way: before `admitted`."""
+    try:
+        yield
+    except (RetryLater, TooManyImages, DeadlineExceeded) as error:
+        front.metrics.rejected(type(error).__name__)
+        raise

@@ -70,6 +70,9 @@ class Answering:
             if "http" in message:
                 self._metrics.http(*message["http"])
                 return
+            if "rejected" in message:
+                self._metrics.rejected(message["rejected"])
+                return
             question = Question(**message["ask"])
         except (KeyError, TypeError, ValidationError) as error:
             raise LineBroken(f"The HTTP process asks for nothing that is known: {error}") from error

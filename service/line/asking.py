@@ -160,6 +160,10 @@ class LineMetrics(Metrics):
         if route is not None:
             self._frames.send({"http": (method, route, status, seconds)})
 
+    def rejected(self, reason: str) -> None:
+        """See `Metrics`."""
+        self._frames.send({"rejected": reason})
+
 
 def _gone() -> ShuttingDown:
     return ShuttingDown(

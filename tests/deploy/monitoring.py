@@ -13,6 +13,8 @@ from service.metrics import PrometheusMetrics
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 OWN_FOLDER = ROOT / ".venv" / "prometheus"
+# The labels of the scrape, not of the server.
+OF_PROMETHEUS = {"instance", "job"}
 
 GROUPS = [
     group
@@ -32,19 +34,33 @@ def program(name: str) -> str:
     return found
 
 
-def exported() -> set[str]:
-    """The names of all series that a server can export."""
-    metrics = PrometheusMetrics()
-    names = set()
-    for family in metrics._registry.collect():
-        names |= {
-            "counter": {f"{family.name}_total"},
-            "gauge": {family.name},
-            "histogram": {f"{family.name}_{part}" for part in ("bucket", "sum", "count")},
+def exported() -> dict[str, set[str]]:
+    """All series that a server can export, each with the names of its labels."""
+    registry = PrometheusMetrics()._registry
+    series = {}
+    for family in registry.collect():
+        declared = registry._names_to_collectors.get(family.name)
+        labels = set(getattr(declared, "_labelnames", ()))
+        series |= {
+            "counter": {f"{family.name}_total": labels},
+            "gauge": {family.name: labels},
+            "histogram": {
+                f"{family.name}_bucket": labels | {"le"},
+                f"{family.name}_sum": labels,
+                f"{family.name}_count": labels,
+            },
         }[family.type]
-    return names
+    return series
 
 
 def named(query: str) -> set[str]:
     """The metrics and recorded figures of ours that a query names."""
     return set(re.findall(r"\bprotuning[_:][a-z0-9_:]+", query))
+
+
+def selected(query: str) -> dict[str, set[str]]:
+    """The exported metrics that a query selects by labels, and the names of those labels."""
+    found: dict[str, set[str]] = {}
+    for name, inside in re.findall(r"\b(protuning_[a-z0-9_]+)\{([^}]*)\}", query):
+        found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", inside))
+    return found

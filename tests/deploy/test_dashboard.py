@@ -13,10 +13,12 @@ QUERIES = list(queries(monitoring.DASHBOARD))
 
 
 @pytest.mark.parametrize(("title", "query"), QUERIES, ids=[title for title, _ in QUERIES])
-def test_panels_name_metrics_that_there_are(title, query):
+def test_panels_name_metrics_and_labels_that_there_are(title, query):
     """Each is exported by a server, or recorded by a rule."""
-    known = monitoring.exported() | monitoring.RECORDS
-    assert monitoring.named(query) <= known, title
+    exported = monitoring.exported()
+    assert monitoring.named(query) <= set(exported) | monitoring.RECORDS, title
+    for name, labels in monitoring.selected(query).items():
+        assert labels <= exported[name] | monitoring.OF_PROMETHEUS, name
 
 
 def test_prometheus_can_parse_every_query(tmp_path):

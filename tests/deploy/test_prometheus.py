@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 import adapters.errors
 import service.errors
@@ -36,15 +37,28 @@ def test_every_alert_has_a_unit_test():
 
 
 @pytest.mark.parametrize("rule", monitoring.RULES, ids=lambda rule: next(iter(rule.values())))
-def test_rules_name_metrics_that_there_are(rule):
+def test_rules_name_metrics_and_labels_that_there_are(rule):
     """Each is exported by a server, or recorded by another rule."""
-    assert monitoring.named(rule["expr"]) <= monitoring.exported() | monitoring.RECORDS
+    exported = monitoring.exported()
+    assert monitoring.named(rule["expr"]) <= set(exported) | monitoring.RECORDS
+    for name, labels in monitoring.selected(rule["expr"]).items():
+        assert labels <= exported[name] | monitoring.OF_PROMETHEUS, name
+
+
+def test_the_unit_tests_of_rules_are_about_series_that_a_server_exports():
+    """With exactly the labels that it gives them, beside those that Prometheus adds."""
+    tests = yaml.safe_load((monitoring.PROMETHEUS / "tests" / "alerts.yml").read_text())["tests"]
+    exported = monitoring.exported() | {"up": set()}
+    for series in {each["series"] for test in tests for each in test["input_series"]}:
+        name, _, inside = series.partition("{")
+        labels = set(re.findall(r'(\w+)="', inside))
+        assert labels - monitoring.OF_PROMETHEUS == exported[name], series
 
 
 def test_the_outcomes_that_rules_name_are_errors_that_there_are():
     """A renamed error would count as the server's own failure from then on."""
     rules = (monitoring.PROMETHEUS / "rules" / "recording.yml").read_text()
-    patterns = re.findall(r'outcome[!=]~?"([^"]+)"', rules)
+    patterns = re.findall(r'(?:outcome|reason)[!=]~?"([^"]+)"', rules)
     names = {name for pattern in patterns for name in pattern.split("|")} - {"ok"}
     assert len(names) > 5
     errors = {*vars(service.errors), *vars(adapters.errors), _outcome(TimeoutError())}

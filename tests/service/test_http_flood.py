@@ -1,17 +1,23 @@
 """A flood over HTTP: it is refused before its bodies are read, and leaves room for others."""
 
 import asyncio
+import base64
+import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from service.admission import Admission
+from service.errors import DeadlineExceeded
 from tests import makers
 from tests.service import http_fakes, policy_fakes
 
 pytestmark = pytest.mark.anyio
 PNG = makers.encode(makers.picture())
 CAPACITY = 8
+_INPUT = {"name": "image", "datatype": "BYTES", "shape": [1]}
+INFERENCE = json.dumps({"inputs": [{**_INPUT, "data": [base64.b64encode(PNG).decode()]}]}).encode()
 
 
 @pytest.fixture
@@ -65,3 +71,66 @@ class _Gate:
     def is_set(self):
         """Whether predictions may end."""
         return self._event.is_set()
+
+
+def _without_room(behind, place):
+    """The same services, with no room or no time in one place on a request's way."""
+    match place:
+        case "door":
+            return replace(behind, admission=Admission(0))
+        case "buffer":
+            body = replace(behind.limits.body, max_buffered_bytes=8)
+            return replace(behind, limits=replace(behind.limits, body=body))
+        case "decoding":
+            behind.images._admission = Admission(0, "images")
+        case "stopping":
+            behind.drain.begin()
+        case "engine":
+            behind.predictor.error = DeadlineExceeded("It is too late. Allow more time.")
+    return behind
+
+
+@pytest.mark.parametrize(
+    ("place", "reason", "status"),
+    [
+        ("door", "Overloaded", 503),
+        ("buffer", "Overloaded", 503),
+        ("decoding", "Overloaded", 503),
+        ("stopping", "ShuttingDown", 503),
+        ("engine", "DeadlineExceeded", 504),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "route", "content"),
+    [
+        ("/tasks/flowers/predict", "/tasks/{task}/predict", PNG),
+        ("/predict?tasks=flowers", "/predict", PNG),
+        ("/v2/models/flowers/infer", "/v2/models/{task}/infer", INFERENCE),
+    ],
+)
+async def test_a_refusal_is_counted_once_wherever_it_happens(
+    place, reason, status, path, route, content
+):
+    """By its reason and its route: the two series that the overload alert compares."""
+    with http_fakes.services() as services:
+        behind = _without_room(services, place)
+        async with http_fakes.client(behind) as client:
+            answer = await client.post(path, content=content, headers={"content-type": "image/png"})
+        assert answer.status_code == status
+        scrape = behind.metrics.render()[0].decode().splitlines()
+    refused = [line for line in scrape if line.startswith("protuning_rejected_total{")]
+    assert refused == [f'protuning_rejected_total{{reason="{reason}"}} 1.0']
+    labels = f'method="POST",route="{route}",status="{status}"'
+    assert f"protuning_http_requests_total{{{labels}}} 1.0" in scrape
+
+
+async def test_what_a_client_does_wrong_is_no_refusal():
+    """An unknown task or a broken image says nothing of the server's room."""
+    with http_fakes.services() as behind:
+        async with http_fakes.client(behind) as client:
+            for path, content in (("/tasks/none/predict", PNG), ("/tasks/flowers/predict", b"no")):
+                answer = await client.post(
+                    path, content=content, headers={"content-type": "image/png"}
+                )
+                assert 400 <= answer.status_code < 500
+        assert b"protuning_rejected_total{" not in behind.metrics.render()[0]

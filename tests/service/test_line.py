@@ -212,14 +212,16 @@ async def test_full_memory_is_overload():
         assert (await line.ask()).task == "flowers"
 
 
-async def test_http_requests_are_counted_on_the_engine_side():
+async def test_http_requests_and_refusals_are_counted_on_the_engine_side():
     """But for relayed ones, which have no route here and are counted where they are answered."""
     async with _line() as line:
         metrics = LineMetrics(line.frames)
         metrics.http("GET", None, 200, 0.5)
-        metrics.http("POST", "/tasks/{task}/predict", 200, 0.25)
+        metrics.http("POST", "/tasks/{task}/predict", 503, 0.25)
+        metrics.rejected("Overloaded")
         await line.ask()
-        line.metrics.http.assert_called_once_with("POST", "/tasks/{task}/predict", 200, 0.25)
+        line.metrics.http.assert_called_once_with("POST", "/tasks/{task}/predict", 503, 0.25)
+        line.metrics.rejected.assert_called_once_with("Overloaded")
 
 
 async def test_changed_keys_are_announced():

@@ -37,6 +37,7 @@ def report_everything(metrics):
     metrics.evicted("device")
     metrics.thrash("host")
     metrics.rejected("Overloaded")
+    metrics.limited("acme")
     metrics.proof_failed()
 
 
@@ -63,6 +64,7 @@ def test_every_measurement_appears_under_its_name():
     assert samples["protuning_evictions_total", "device"] == 1
     assert samples["protuning_thrash_total", "host"] == 1
     assert samples["protuning_rejected_total", "Overloaded"] == 1
+    assert samples["protuning_limited_total", "acme"] == 1
     assert samples["protuning_proof_failures_total",] == 1
 
 
@@ -100,6 +102,17 @@ def test_five_thousand_tasks_do_not_flood_the_scrape():
     assert len(named) <= 200
     assert {f"default/busy{number}" for number in range(50)} <= named
     assert len(text) < 100_000
+
+
+def test_limited_tenants_have_names_within_bounds():
+    """The first ones have labels of their own, what comes later is counted together."""
+    metrics = PrometheusMetrics(task_labels=2)
+    for _ in range(3):
+        for tenant in ("acme", "zoo", "late", "later"):
+            metrics.limited(tenant)
+    samples = scrape(metrics)
+    limited = {key[1]: n for key, n in samples.items() if key[0] == "protuning_limited_total"}
+    assert limited == {"acme": 3, "zoo": 3, "other": 6}
 
 
 def test_device_memory_is_asked_for_at_each_scrape():

@@ -277,7 +277,7 @@ async def test_a_deadline_ends_a_request_in_every_phase(stack, engine):
     await advance(6)
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 3
-    stack.metrics.rejected.assert_called_with("DeadlineExceeded")
+    stack.metrics.request.assert_called_with(Task("default", "cars"), "DeadlineExceeded")
     engine.gate.set()
     await until(lambda: pins(stack) == 0)
 
@@ -297,7 +297,7 @@ async def test_admission_is_bounded_from_before_the_load(stack, engine):
     await breathe()
     with pytest.raises(Overloaded):
         await ask(stack, "birds", pixels())
-    stack.metrics.rejected.assert_called_once_with("Overloaded")
+    stack.metrics.request.assert_called_once_with(Task("default", "birds"), "Overloaded")
     with pytest.raises(TaskNotFound):
         await stack.predictor.predict("other", "birds", pixels(), deadline=math.inf)
     engine.load_gate.set()
@@ -310,7 +310,7 @@ async def test_a_request_larger_than_the_queue_is_refused_for_good(stack):
     stack.queue._capacity = 4
     with pytest.raises(TooManyImages):
         await ask(stack, "birds", pixels(5))
-    stack.metrics.rejected.assert_called_once_with("TooManyImages")
+    stack.metrics.request.assert_called_once_with(Task("default", "birds"), "TooManyImages")
     assert pins(stack) == 0
 
 
@@ -376,7 +376,7 @@ async def test_a_tenant_over_its_limit_is_refused_and_nobody_else(stack):
     with pytest.raises(RateLimited):
         await ask(stack, "birds", pixels(3))
     stack.metrics.request.assert_called_with(None, "RateLimited")
-    stack.metrics.rejected.assert_called_with("RateLimited")
+    stack.metrics.limited.assert_called_once_with("default")
     with pytest.raises(TooManyImages):
         await ask(stack, "birds", pixels(6))
     with pytest.raises(TaskNotFound):
