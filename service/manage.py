@@ -170,7 +170,9 @@ class Manager:
         return await self._registry.fetch(found.ref)
 
     async def rollback(self, key: TaskKey, *, expected: int | None = None) -> AdapterRef:
-        """Make the version before the active one active again, and return it.
+        """Make the version before the active one active again, loaded and proved, and return it.
+
+        What fails moves no pointer.
 
         Args:
             key: The task.
@@ -180,9 +182,15 @@ class Manager:
             UnknownTask: there is no such task.
             PointerMoved: another version than `expected` is active.
             NothingToRollBackTo: no other version was active before.
+            AdapterLoadFailed: it could not be loaded or proved.
+            RetryLater: the server is overloaded, or about to stop.
+            StoreUnavailable: the index cannot be reached.
         """
         if expected is None:
             expected = (await self._index.resolve(key, self._fingerprint)).version
+        # Only if somebody retires it meanwhile does the pointer move to another one.
+        target = await self._index.rollback_target(key, self._fingerprint, expected=expected)
+        (await self._cache.acquire(target)).release()
         ref = await self._index.rollback(
             key, self._fingerprint, expected=expected, now=self._clock()
         )

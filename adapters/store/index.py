@@ -169,6 +169,12 @@ class Index(Protocol):
             NothingToRollBackTo: no other version was active before, or all are retired.
         """
 
+    async def rollback_target(self, key: TaskKey, fingerprint: str, *, expected: int) -> AdapterRef:
+        """The version that `rollback` would make active now.
+
+        Raises: as `rollback` does.
+        """
+
     async def retire(self, key: TaskKey, version: int, *, now: float) -> None:
         """Remove a version that is not active.
 

@@ -91,6 +91,13 @@ class RedisIndex:
         )
         return fields.active_ref(key, pointer)
 
+    async def rollback_target(self, key: TaskKey, fingerprint: str, *, expected: int) -> AdapterRef:
+        """See `Index`."""
+        (pointer,) = await self._about_task(
+            "rollback_target", key, fingerprint=fingerprint, expected=expected
+        )
+        return fields.active_ref(key, pointer)
+
     async def retire(self, key: TaskKey, version: int, *, now: float) -> None:
         """See `Index`."""
         await self._about_task("retire", key, version=version, now=now)

@@ -75,6 +75,10 @@ class SqliteIndex:
         """See `Index`."""
         return await self._write(writes.rollback, key, fingerprint, expected, now)
 
+    async def rollback_target(self, key: TaskKey, fingerprint: str, *, expected: int) -> AdapterRef:
+        """See `Index`."""
+        return await self._read(reads.rollback_target, key, fingerprint, expected)
+
     async def retire(self, key: TaskKey, version: int, *, now: float) -> None:
         """See `Index`."""
         await self._write(writes.retire, key, version, now)

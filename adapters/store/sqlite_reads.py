@@ -6,7 +6,13 @@ from typing import Any
 
 from adapters.manifest import AdapterRef
 from adapters.store.index import ChangeEvent, Replay, Task, TaskKey, Usage, Verdict, Version
-from adapters.store.refusals import no_active_version, unknown_task, unknown_version
+from adapters.store.refusals import (
+    no_active_version,
+    nothing_to_roll_back_to,
+    pointer_moved,
+    unknown_task,
+    unknown_version,
+)
 
 
 def resolve(db: Connection, key: TaskKey, fingerprint: str) -> AdapterRef:
@@ -48,6 +54,25 @@ def get_version(db: Connection, key: TaskKey, version: int) -> Version:
         return version_record(found[0])
     get_task(db, key)
     raise unknown_version(key, version)
+
+
+def rollback_target(db: Connection, key: TaskKey, fingerprint: str, expected: int) -> AdapterRef:
+    """See `Index.rollback_target`."""
+    get_task(db, key)
+    expect_active(key, active_version(db, key, fingerprint), expected)
+    found = rows(
+        db,
+        """SELECT tenant, task, version, digest
+        FROM activations JOIN versions USING (tenant, task, version)
+        WHERE (tenant, task, activations.fingerprint) = (:tenant, :task, :fingerprint)
+        AND version <> :expected ORDER BY position DESC LIMIT 1""",
+        key,
+        fingerprint=fingerprint,
+        expected=expected,
+    )
+    if not found:
+        raise nothing_to_roll_back_to(key, expected)
+    return AdapterRef(**found[0])
 
 
 def list_tasks(db: Connection, tenant: str, after: str, limit: int) -> list[Task]:
@@ -140,6 +165,25 @@ def verdicts(db: Connection, digest: str) -> dict[Replay, Verdict]:
         )
         for row in found
     }
+
+
+def active_version(db: Connection, key: TaskKey, fingerprint: str) -> int | None:
+    """The number of the active version, None where there is none."""
+    found = rows(
+        db,
+        """SELECT version FROM activations
+        WHERE (tenant, task, fingerprint) = (:tenant, :task, :fingerprint)
+        ORDER BY position DESC LIMIT 1""",
+        key,
+        fingerprint=fingerprint,
+    )
+    return found[0]["version"] if found else None
+
+
+def expect_active(key: TaskKey, active: int | None, expected: int | None) -> None:
+    """Raise PointerMoved where another version than `expected` is active."""
+    if active != expected:
+        raise pointer_moved(key, active, expected)
 
 
 def rows(db: Connection, statement: str, key: TaskKey, **values: object) -> list[Row]:

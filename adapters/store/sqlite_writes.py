@@ -16,13 +16,16 @@ from adapters.store.index import (
     Verdict,
     Version,
 )
-from adapters.store.refusals import (
-    nothing_to_roll_back_to,
-    pointer_moved,
-    version_in_use,
-    version_not_ready,
+from adapters.store.refusals import version_in_use, version_not_ready
+from adapters.store.sqlite_reads import (
+    active_version,
+    expect_active,
+    get_task,
+    get_version,
+    rollback_target,
+    rows,
+    version_record,
 )
-from adapters.store.sqlite_reads import get_task, get_version, rows, version_record
 
 
 def register(
@@ -77,10 +80,10 @@ def activate(db: Connection, key: TaskKey, version: int, expected: int | None, n
     wanted = get_version(db, key, version)
     if wanted.state != "ready":
         raise version_not_ready(key, version, wanted.state)
-    active = _active(db, key, wanted.fingerprint)
+    active = active_version(db, key, wanted.fingerprint)
     if active == version:
         return
-    _expect(key, active, expected)
+    expect_active(key, active, expected)
     _push(db, key, wanted.fingerprint, version)
     record(db, "activated", key, version, now)
 
@@ -89,37 +92,25 @@ def rollback(
     db: Connection, key: TaskKey, fingerprint: str, expected: int, now: float
 ) -> AdapterRef:
     """See `Index.rollback`."""
-    get_task(db, key)
-    _expect(key, _active(db, key, fingerprint), expected)
-    pointer = {"fingerprint": fingerprint, "version": expected}
-    earlier = rows(
-        db,
-        """SELECT position, version FROM activations
-        WHERE (tenant, task, fingerprint) = (:tenant, :task, :fingerprint) AND version <> :version
-        ORDER BY position DESC LIMIT 1""",
-        key,
-        **pointer,
-    )
-    if not earlier:
-        raise nothing_to_roll_back_to(key, expected)
-    position, version = earlier[0]
+    target = rollback_target(db, key, fingerprint, expected)
     rows(
         db,
         """DELETE FROM activations
         WHERE (tenant, task, fingerprint) = (:tenant, :task, :fingerprint)
-        AND position > :position""",
+        AND position > (SELECT max(position) FROM activations
+        WHERE (tenant, task, fingerprint, version) = (:tenant, :task, :fingerprint, :version))""",
         key,
-        **pointer,
-        position=position,
+        fingerprint=fingerprint,
+        version=target.version,
     )
-    record(db, "activated", key, version, now)
-    return get_version(db, key, version).ref
+    record(db, "activated", key, target.version, now)
+    return target
 
 
 def retire(db: Connection, key: TaskKey, version: int, now: float) -> None:
     """See `Index.retire`."""
     fingerprint = get_version(db, key, version).fingerprint
-    if _active(db, key, fingerprint) == version:
+    if active_version(db, key, fingerprint) == version:
         raise version_in_use(key, version)
     rows(
         db,
@@ -170,23 +161,6 @@ def _next_number(db: Connection, key: TaskKey, now: float) -> int:
         now=now,
     )
     return int(number)
-
-
-def _active(db: Connection, key: TaskKey, fingerprint: str) -> int | None:
-    found = rows(
-        db,
-        """SELECT version FROM activations
-        WHERE (tenant, task, fingerprint) = (:tenant, :task, :fingerprint)
-        ORDER BY position DESC LIMIT 1""",
-        key,
-        fingerprint=fingerprint,
-    )
-    return found[0]["version"] if found else None
-
-
-def _expect(key: TaskKey, active: int | None, expected: int | None) -> None:
-    if active != expected:
-        raise pointer_moved(key, active, expected)
 
 
 def _push(db: Connection, key: TaskKey, fingerprint: str, version: int) -> None:

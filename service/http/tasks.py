@@ -115,7 +115,7 @@ async def delete_task(services: Given, tenant: Managing, task: TaskId) -> None:
 async def rollback(
     request: Request, services: Given, tenant: Managing, task: TaskId, expected: Expected = None
 ) -> schemas.Activation:
-    """Make the version that was active before the active one again."""
+    """Make the version that was active before the active one again, loaded before it is."""
     key = index.TaskKey(tenant=tenant, task=task)
     ref = await services.manager.rollback(key, expected=expected)
     tell(request, version=ref.version)

@@ -132,7 +132,10 @@ async def test_rollback_walks_back(index: Index, make_active: MakeActive) -> Non
     """Each rollback moves to the version before, and activating goes on from there."""
     for number in (1, 2, 3):
         await make_active(number)
-    assert (await index.rollback(FLOWERS, RESNET, expected=3, now=0)).version == 2
+    target = await index.rollback_target(FLOWERS, RESNET, expected=3)
+    assert (await index.resolve(FLOWERS, RESNET)).version == 3
+    assert await index.rollback(FLOWERS, RESNET, expected=3, now=0) == target
+    assert target.version == 2
     assert (await index.rollback(FLOWERS, RESNET, expected=2, now=0)).version == 1
     with pytest.raises(NothingToRollBackTo):
         await index.rollback(FLOWERS, RESNET, expected=1, now=0)
@@ -199,6 +202,7 @@ async def test_a_deleted_task_is_unknown_to_every_operation(
         index.set_state(FLOWERS, 1, "ready", now=0),
         index.activate(FLOWERS, 1, expected=1, now=0),
         index.rollback(FLOWERS, RESNET, expected=1, now=0),
+        index.rollback_target(FLOWERS, RESNET, expected=1),
         index.retire(FLOWERS, 1, now=0),
         index.delete_task(FLOWERS, now=0),
     ):
@@ -231,6 +235,8 @@ async def test_a_refused_operation_changes_nothing(index: Index, make_active: Ma
         index.activate(FLOWERS, 5, expected=1, now=0),
         index.rollback(FLOWERS, RESNET, expected=1, now=0),
         index.rollback(FLOWERS, SWIN, expected=1, now=0),
+        index.rollback_target(FLOWERS, RESNET, expected=1),
+        index.rollback_target(FLOWERS, SWIN, expected=1),
         index.retire(FLOWERS, 1, now=0),
         index.delete_task(TaskKey(task="birds"), now=0),
     ):

@@ -135,10 +135,12 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(key=keys, fingerprint=fingerprints, wrong=st.sampled_from([0, 0, 0, 1]))
     def rollback(self, key: TaskKey, fingerprint: str, wrong: int) -> None:
-        """The history shrinks to the newest other version."""
+        """The history shrinks to the newest other version, which was told before."""
         task = self.model[key]
         expected = (task.active(fingerprint) or 0) + wrong
+        target = self.outcome(self.index.rollback_target(key, fingerprint, expected=expected))
         outcome = self.outcome(self.index.rollback(key, fingerprint, expected=expected, now=0))
+        assert outcome == target
         history = list(task.history[fingerprint])
         while history and history[-1] == expected:
             history.pop()

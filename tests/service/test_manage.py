@@ -207,6 +207,23 @@ async def test_rollback_goes_back_and_says_when_it_cannot(stack, made):
         await stack.manager.rollback(FLOWERS, expected=1)
 
 
+async def test_rollback_loads_before_it_moves(tmp_path, engine, made):
+    """The version is in the engine when it gets requests; one that cannot be loaded gets none."""
+    async with service(tmp_path, engine, host_bytes=0) as stack:
+        for checkpoint in made[:2]:
+            await stack.manager.register(FLOWERS, checkpoint.data)
+        stack.cache.dismiss(made[0].digest)
+        assert stack.cache.state(made[0].digest) == "disk"
+        await stack.manager.rollback(FLOWERS)
+        assert stack.cache.state(made[0].digest) == "device"
+        await stack.manager.register(FLOWERS, made[1].data)
+        stack.cache.dismiss(made[0].digest)
+        stack.blobs.purge(stack.blobs.discard(made[0].digest))
+        with pytest.raises(AdapterLoadFailed):
+            await stack.manager.rollback(FLOWERS)
+        assert await active(stack) == 2
+
+
 async def test_listing_and_fetching(stack, made):
     """Tasks and versions come in order and in pages; a checkpoint comes back byte for byte."""
     for checkpoint in made[:2]:

@@ -38,11 +38,37 @@ local function active_number(this, fingerprint)
   return active and string.match(active, '^%d+') or ''
 end
 
+-- What says a version's number and digest.
+local function pointer_to(this, number)
+  return number .. ':' .. redis.call('HGET', this.version(number), 'digest')
+end
+
 -- Make a version the active one; returns the pointer, which says its number and digest.
 local function point_to(this, fingerprint, number)
-  local pointer = number .. ':' .. redis.call('HGET', this.version(number), 'digest')
+  local pointer = pointer_to(this, number)
   redis.call('HSET', this.fields, 'active:' .. fingerprint, pointer)
   return pointer
+end
+
+-- The last activation of another version than `expected`, the active one: its place in the history
+-- and its number; where there is none nil, and why.
+local function activation_before(this, fingerprint, expected)
+  if not is_live(this) then
+    return nil, {'unknown_task'}
+  end
+  local active = active_number(this, fingerprint)
+  if active ~= expected then
+    return nil, {'pointer_moved', active}
+  end
+  local history = redis.call('LRANGE', this.history(fingerprint), 0, -1)
+  local place = #history
+  while place > 0 and history[place] == expected do
+    place = place - 1
+  end
+  if place == 0 then
+    return nil, {'nothing_to_roll_back_to'}
+  end
+  return place, history[place]
 end
 
 -- Add a version from its fields: names and values in turn.
