@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -24,7 +25,7 @@ from service.http.app import create_app
 from service.http.ops import create_ops_app
 from service.http.server import DrainingServer, SideServer, address_of, announce_in_log, reserve
 from service.http.services import Services
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 from service.workers import FrontedDrain, Plan, Workers
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,8 @@ def serve(settings: Settings) -> None:
         AdapterError: the backbone, its weights or the store cannot be had.
     """
     logs.configure(settings.log_level, settings.log_format, audit_log=settings.audit_log)
+    for name, meant in unknown_variables(os.environ).items():
+        log.warning("unknown_variable", name=name, meant=meant)
     with ExitStack() as stack:
         # Before anything is loaded: that takes long, and would be in vain.
         listening = stack.enter_context(reserve(settings.host, settings.port))

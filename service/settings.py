@@ -1,7 +1,10 @@
 """All that can be set about a server: `PROTUNING_*` in the environment, flags named alike."""
 
 import ipaddress
+import math
 import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,6 +15,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.limits import Rate, TenantLimits
 from service.types import BatchLimits
 
+PREFIX = "PROTUNING_"
+# What commands other than `serve`, the page's examples and the tests take from the environment.
+OTHERS = (
+    *("URL", "API_KEY", "KEY", "FROM_INDEX", "FROM_STORE", "TO_INDEX", "TO_STORE"),
+    *("DATA", "REAL_INPUTS", "TEST_DEVICE"),
+)
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
 
@@ -29,6 +38,20 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protuning"
 
 
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The cores that this process may use: fewer than the machine has where somebody said so.
+
+    Args:
+        quota: A file as Linux has it of a container: microseconds, or "max", and of how many.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        allowed, period = map(int, quota.read_text().split())
+    except (OSError, ValueError):
+        return cores
+    return max(1, min(cores, math.ceil(allowed / period)))
+
+
 class Settings(BaseSettings):
     """How to serve. An argument goes before the environment, and that before the default.
 
@@ -36,7 +59,7 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value out of its bounds.
     """
 
-    model_config = SettingsConfigDict(env_prefix="PROTUNING_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     backbone: str = Field(default="resnet50", description="The timm model that is served.")
     weights: str = Field(default="hub", description="A safetensors file, hub, or random.")
@@ -152,7 +175,8 @@ class Settings(BaseSettings):
         default=60.0, description="Seconds within which a client sends its body."
     )
     decoders: Count = Field(
-        default_factory=lambda: os.cpu_count() or 1, description="Images decoded at the same time."
+        default_factory=usable_cores,
+        description="Images decoded at the same time: by default one on each core that is ours.",
     )
     shutdown_delay: float = Field(
         default=0.0,
@@ -228,6 +252,21 @@ class Settings(BaseSettings):
         if self.tracing and find_spec("opentelemetry") is None:
             raise ValueError("tracing needs another package; pip install 'protuning[otel]'")
         return self
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
+    """Those of an environment's variables that set nothing, each with what may have been meant."""
+    settings = [name.upper() for name in Settings.model_fields]
+    given = {name: name.upper().removeprefix(PREFIX) for name in names if _is_ours(name)}
+    return {
+        name: next((PREFIX + near for near in get_close_matches(short, settings, n=1)), None)
+        for name, short in given.items()
+        if short not in (*settings, *OTHERS)
+    }
+
+
+def _is_ours(variable: str) -> bool:
+    return variable.upper().startswith(PREFIX)
 
 
 def _is_loopback(host: str) -> bool:

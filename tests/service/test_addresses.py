@@ -1,5 +1,6 @@
 """Addresses that cannot be had, told before anything is loaded."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 from service.errors import AddressUnavailable
 from service.http.drain import Drain
 from service.http.server import DrainingServer, SideServer, address_of, reserve
+from service.serve import serve
+from service.settings import Settings
 
 
 @pytest.fixture
@@ -41,6 +44,18 @@ def test_an_address_of_another_machine_is_told():
     """What the system says of it comes along."""
     with pytest.raises(AddressUnavailable, match=r"192\.0\.2\.1 cannot .*--host or --port"):
         reserve("192.0.2.1", 0)
+
+
+def test_a_mistyped_setting_is_told_before_anything_is_loaded(taken, monkeypatch, capsys):
+    """With the name that was meant; it is a warning, since other programs may share the prefix."""
+    monkeypatch.setenv("PROTUNING_ADAPTER_MEMORY_BYTE", "secret")
+    with pytest.raises(AddressUnavailable):
+        serve(Settings(port=taken))
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "MEMORY_BYTE" in line)
+    told = json.loads(line)
+    assert (told["event"], told["level"]) == ("unknown_variable", "warning")
+    assert told["meant"] == "PROTUNING_ADAPTER_MEMORY_BYTES"
+    assert "secret" not in line
 
 
 @pytest.mark.anyio

@@ -1,12 +1,18 @@
 """Settings: the environment, their bounds, and no open door by mistake."""
 
+import re
+from pathlib import Path
+
 import pytest
 import typer
 from pydantic import ValidationError
 
 from service.cli import app
 from service.limits import TenantLimits
-from service.settings import Settings
+from service.settings import Settings, unknown_variables, usable_cores
+
+ROOT = Path(__file__).parents[2]
+SOURCES = (".py", ".js", ".sh", ".yml", ".yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +95,36 @@ def test_the_defaults_of_tenants_are_settings():
     assert (limits.images_per_second, limits.tasks, limits.requests_per_second) == (5, 3, None)
     defaults = {name: field.default for name, field in TenantLimits.model_fields.items()}
     assert Settings().tenant_limits.model_dump() == defaults
+
+
+def test_variables_that_set_nothing_are_told_with_what_was_meant():
+    """A typing mistake, and what nobody could guess; not those of other commands or programs."""
+    names = [
+        *("PROTUNING_ADAPTER_MEMORY_BYTE", "protuning_http_worker", "PROTUNING_X"),
+        *("PROTUNING_PORT", "protuning_port", "PROTUNING_URL", "PROTUNING_TO_STORE", "PATH"),
+    ]
+    assert unknown_variables(names) == {
+        "PROTUNING_ADAPTER_MEMORY_BYTE": "PROTUNING_ADAPTER_MEMORY_BYTES",
+        "protuning_http_worker": "PROTUNING_HTTP_WORKERS",
+        "PROTUNING_X": None,
+    }
+
+
+def test_every_variable_that_the_project_reads_is_known():
+    """Nobody is warned of what a command, a script or Compose takes."""
+    parts = [ROOT / part for part in ("adapters", "service", "training", "benchmarks", "deploy")]
+    files = [path for part in parts for path in part.rglob("*") if path.suffix in SOURCES]
+    files += [ROOT / name for name in ("Makefile", "Dockerfile", "docker-compose.yml")]
+    names = {n for file in files for n in re.findall(r"PROTUNING_[A-Z_]*[A-Z]\b", file.read_text())}
+    assert "PROTUNING_API_KEY" in names
+    assert unknown_variables(names) == {}
+
+
+def test_decoders_follow_the_cores_that_are_ours(tmp_path, monkeypatch):
+    """The affinity, and a container's quota where that is less; never none."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    quota = tmp_path / "cpu.max"
+    assert usable_cores(quota) == 8
+    for text, cores in [("max 100000", 8), ("250000 100000", 3), ("5000 100000", 1)]:
+        quota.write_text(f"{text}\n")
+        assert usable_cores(quota) == cores
