@@ -96,8 +96,10 @@ def test_prometheus_finds_the_metrics_and_only_them(items):
 
 
 def test_pods_get_settings_that_there_are(items):
-    """And a key, an index and a store."""
-    (container,) = _only(items, "Deployment")["spec"]["template"]["spec"]["containers"]
+    """And a key, an index and a store; no URLs of a service that has their prefix for its name."""
+    pod = _only(items, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["enableServiceLinks"] is False
     names = {variable["name"].removeprefix("PROTUNING_").lower() for variable in container["env"]}
     assert {"index", "store", "bootstrap_key_file"} <= names <= set(Settings.model_fields)
 
