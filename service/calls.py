@@ -73,7 +73,18 @@ class Unreachable(ClientError):
 
 
 class StrangeAnswer(ClientError):
-    """An answer came that no protuning server gives."""
+    """An answer came that no protuning server gives, but maybe a proxy in front of one.
+
+    Args:
+        message: Who answered how.
+        status: Its HTTP status.
+        retry_after: See `Refused`.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,12 @@ class Call(Generic[T]):
     params: dict[str, Any] = field(default_factory=dict)
     files: list[tuple[str, Any]] | None = None
     json: BaseModel | None = None
+    predicts: bool = False
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it can be sent again although nobody knows what became of it."""
+        return self.predicts or self.method == "GET"
 
     def options(self) -> dict[str, Any]:
         """The arguments of httpx's `request`."""
@@ -109,7 +126,10 @@ class Call(Generic[T]):
         except ValidationError as error:
             raise StrangeAnswer(
                 f"{response.url} answered with status {response.status_code}, but not as protuning "
-                "does. Check that the URL is that of a protuning server of this release."
+                "does. Check that the URL is that of a protuning server of this release, and what "
+                "stands in front of it.",
+                status=response.status_code,
+                retry_after=_retry_after(response),
             ) from error
         raise Refused(problem, _retry_after(response))
 
@@ -176,7 +196,8 @@ def predict(
     """
     params = {"top_k": top_k, "version": version, "timeout_ms": timeout_ms}
     path = _at("tasks", task, "predict")
-    return Call("POST", path, _model(Prediction), params, _image_files(images))
+    files = _image_files(images)
+    return Call("POST", path, _model(Prediction), params, files, predicts=True)
 
 
 def predict_many(
@@ -197,7 +218,8 @@ def predict_many(
     if not tasks:
         raise ValueError("There are no tasks. Name at least one.")
     params = {"tasks": ",".join(tasks), "top_k": top_k, "timeout_ms": timeout_ms}
-    return Call("POST", "/predict", _model(ManyPredictions), params, _image_files(images))
+    files = _image_files(images)
+    return Call("POST", "/predict", _model(ManyPredictions), params, files, predicts=True)
 
 
 def register(task: str, checkpoint: Image, *, activate: bool = True) -> Call[Version]:

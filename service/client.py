@@ -3,18 +3,21 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 import stamina
 
 from service import calls
-from service.calls import Call, Refused, Unreachable
+from service.calls import Call, Refused, StrangeAnswer, Unreachable
 
 DEFAULT_HOST = "127.0.0.1:8000"
 DEFAULT_URL = f"http://{DEFAULT_HOST}"
+# Nothing was done, and it may pass.
 RETRY_STATUSES = (429, 503)
+# A proxy's: nobody knows what was done, and it may pass.
+UNCLEAR_STATUSES = (502, 504)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,7 +45,9 @@ class _Operations:
     """What can be asked of a server.
 
     Any operation can raise ClientError: Refused where the server says no, for 429 and 503 only
-    after having tried again when the server said to; Unreachable and StrangeAnswer.
+    after having tried again when the server said to; Unreachable; and StrangeAnswer, for a proxy's
+    429, 502, 503 and 504 likewise, but where something was to be changed only for a 429 or 503
+    that says when to come back.
     """
 
     predict = _Operation(calls.predict)
@@ -105,11 +110,20 @@ def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
-def _backoff(error: Exception) -> bool | float:
-    """Whether to try again, and after how many seconds where the server has said so."""
-    if not isinstance(error, Refused) or error.problem.status not in RETRY_STATUSES:
+def _backoff(call: Call[Any], error: Exception) -> bool | float:
+    """Whether to ask again, and after how many seconds where the answer has said so."""
+    if not isinstance(error, Refused | StrangeAnswer) or not _may_pass(call, error):
         return False
     return True if error.retry_after is None else error.retry_after
+
+
+def _may_pass(call: Call[Any], error: Refused | StrangeAnswer) -> bool:
+    if isinstance(error, Refused):
+        return error.problem.status in RETRY_STATUSES
+    if call.changes_nothing:
+        return error.status in RETRY_STATUSES + UNCLEAR_STATUSES
+    # Some proxies say 503 of a connection that broke, too; but not when to come back.
+    return error.status in RETRY_STATUSES and error.retry_after is not None
 
 
 class Client(_Operations):
@@ -146,7 +160,7 @@ class Client(_Operations):
     def send(self, call: Call[T]) -> T:
         """Ask, again and again if need be, and return the answer."""
         for attempt in stamina.retry_context(
-            _backoff, self._patience.attempts, self._patience.total_seconds
+            partial(_backoff, call), self._patience.attempts, self._patience.total_seconds
         ):
             with attempt, _transport_errors(self._http.base_url):
                 answer = call.result(self._http.request(**call.options()))
@@ -187,7 +201,7 @@ class AsyncClient(_Operations):
     async def send(self, call: Call[T]) -> T:
         """Ask, again and again if need be, and return the answer."""
         async for attempt in stamina.retry_context(
-            _backoff, self._patience.attempts, self._patience.total_seconds
+            partial(_backoff, call), self._patience.attempts, self._patience.total_seconds
         ):
             with attempt, _transport_errors(self._http.base_url):
                 answer = call.result(await self._http.request(**call.options()))

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import stamina
 
+from service import calls
 from service import client as clients
 from service.calls import Refused, StrangeAnswer, Unreachable
 from service.client import AsyncClient, Client, Patience
@@ -134,7 +135,50 @@ def test_no_answer_is_an_error_at_once(ask, failure):
 def test_answers_of_something_else_are_strange(ask, answer):
     """Another server at that address is recognised."""
     with pytest.raises(StrangeAnswer, match="http://server/tasks"):
-        ask(_Script(answer()), "tasks")
+        ask(_Script(*[answer() for _ in range(4)]), "tasks")
+
+
+def _of_a_proxy(status, **headers):
+    return httpx.Response(status, text="<html>", headers=headers)
+
+
+# What the server itself says where it has too many connections.
+FULL = {"Retry-After": "1"}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda: httpx.Response(503, headers=FULL),
+        *(lambda status=status: _of_a_proxy(status) for status in (429, 502, 503, 504)),
+    ],
+    ids=["full", "429", "502", "503", "504"],
+)
+def test_what_a_proxy_says_may_pass_too(ask, failure):
+    """Reading and predicting change nothing, so they are tried again."""
+    for name, arguments in {"tasks": (), "predict": ("flowers", [PNG])}.items():
+        script = _Script(failure(), _problem(404, "unknown-task"))
+        with pytest.raises(Refused, match="Too much"):
+            ask(script, name, *arguments)
+        assert len(script.requests) == 2
+        assert len({request.method + request.url.path for request in script.requests}) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_change_is_tried_again_where_it_was_surely_not_made(ask, status):
+    """The answer says when to come back, so nobody has begun with it."""
+    script = _Script(httpx.Response(status, headers=FULL), httpx.Response(204))
+    assert ask(script, "delete", "flowers") is None
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_change_that_may_have_been_made_is_not_sent_twice(ask, status):
+    """A proxy that lost the answer says no more than that."""
+    script = _Script(_of_a_proxy(status))
+    with pytest.raises(StrangeAnswer, match=f"status {status}"):
+        ask(script, "rollback", "predict")
+    assert len(script.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -154,7 +198,7 @@ def test_the_server_says_how_long_to_wait(ask, header, seconds):
     headers = {} if header is None else {"Retry-After": header}
     with pytest.raises(Refused) as refused:
         ask(_Script(*[_problem(503, **headers) for _ in range(4)]), "tasks")
-    backoff = clients._backoff(refused.value)
+    backoff = clients._backoff(calls.tasks(), refused.value)
     assert backoff == seconds
     assert type(backoff) is type(seconds)
 
