@@ -187,14 +187,17 @@ def predict(
     top_k: int | None = None,
     version: int | None = None,
     timeout_ms: int | None = None,
+    priority: int | None = None,
 ) -> Call[Prediction]:
     """What a task sees in each of some JPEG, PNG or WebP files: a list of bytes and of paths.
+
+    `priority` ranks the request among the same tenant's.
 
     Raises:
         TypeError: it is not such a list.
         ValueError: it is empty.
     """
-    params = {"top_k": top_k, "version": version, "timeout_ms": timeout_ms}
+    params = {"top_k": top_k, "version": version, "timeout_ms": timeout_ms, "priority": priority}
     path = _at("tasks", task, "predict")
     files = _image_files(images)
     return Call("POST", path, _model(Prediction), params, files, predicts=True)
@@ -206,6 +209,7 @@ def predict_many(
     *,
     top_k: int | None = None,
     timeout_ms: int | None = None,
+    priority: int | None = None,
 ) -> Call[ManyPredictions]:
     """What each of several tasks sees in the same images; see `predict`.
 
@@ -217,7 +221,12 @@ def predict_many(
         raise TypeError("The tasks are a list: write [task] for a single one.")
     if not tasks:
         raise ValueError("There are no tasks. Name at least one.")
-    params = {"tasks": ",".join(tasks), "top_k": top_k, "timeout_ms": timeout_ms}
+    params = {
+        "tasks": ",".join(tasks),
+        "top_k": top_k,
+        "timeout_ms": timeout_ms,
+        "priority": priority,
+    }
     files = _image_files(images)
     return Call("POST", "/predict", _model(ManyPredictions), params, files, predicts=True)
 

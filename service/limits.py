@@ -10,7 +10,8 @@ from service.tenants import Policy
 from service.types import PRIORITIES, Allowance
 
 WINDOW_SECONDS = 10
-PRIORITY_STEP = 4.0
+# What a step of a tenant's priority is worth in its weight among the other tenants.
+TENANT_PRIORITY_STEP = 4.0
 
 Rate = Annotated[float, Field(ge=0.1, le=1e6)]
 Amount = Annotated[int, Field(ge=0, le=2**53)]
@@ -28,7 +29,8 @@ class TenantLimits(Policy):
         tasks: How many it may have.
         stored_bytes: What the checkpoints of all versions may weigh together.
         weight: Its share of the engine in relation to other tenants that have work waiting.
-        priority: A step up is worth a fourfold weight.
+        priority: A step up is worth a fourfold weight. (A request's own priority ranks it among the
+            tenant's other requests.)
     """
 
     kind = "tenant"
@@ -44,7 +46,7 @@ class TenantLimits(Policy):
     @property
     def share(self) -> float:
         """The weight in the fair queue."""
-        return self.weight * PRIORITY_STEP**self.priority
+        return self.weight * TENANT_PRIORITY_STEP**self.priority
 
     def changed_by(self, overrides: "TenantLimits | None") -> "TenantLimits":
         """These limits, but for the fields that `overrides` sets."""

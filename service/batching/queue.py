@@ -27,7 +27,8 @@ from service.batching.fairness import FairShare
 from service.errors import DeadlineExceeded, Overloaded, TooManyImages
 from service.types import Batch, BatchLimits, Part, Payload, Segment, TaskKey, WorkItem
 
-PRIORITY_STEP = 4.0
+# What a step of an item's priority is worth in its line's weight among those of its tenant.
+LINE_PRIORITY_STEP = 4.0
 UNMEASURED_RETRY_AFTER = 1.0
 RETRY_AFTER_BOUNDS = (0.1, 60.0)
 THROUGHPUT_MEMORY = 0.9
@@ -135,7 +136,7 @@ class BatchQueue(Generic[Payload]):
         self._lines.setdefault(line, OrderedDict())[item.id] = waiting
         tenant = self._tenants.setdefault(item.task.tenant, _Tenant())
         tenant.images += item.images
-        tenant.turns.join(line, PRIORITY_STEP**item.priority)
+        tenant.turns.join(line, LINE_PRIORITY_STEP**item.priority)
         self._turns.join(item.task.tenant, item.weight)
         self._images += item.images
         self._remember_deadline(item)

@@ -19,11 +19,10 @@ def ask(
     tasks: Sequence[str],
     files: Sequence[Path],
     *,
-    top_k: int,
     version: int | None,
-    timeout_ms: int | None,
+    **options: int | None,
 ) -> list[Prediction]:
-    """What each of `tasks` sees in all of `files`.
+    """What each of `tasks` sees in all of `files`; for `options` see `Client.predict_many`.
 
     Later requests ask for the versions that answered the first one.
 
@@ -36,7 +35,7 @@ def ask(
     while done < len(files):
         piece = files[done : done + most]
         try:
-            answers.append(_ask_once(server, tasks, versions, piece, top_k, timeout_ms))
+            answers.append(_ask_once(server, tasks, versions, piece, options))
         except Refused as error:
             if error.kind not in _TOO_MUCH or len(piece) == 1:
                 raise _naming_file(error, piece) from error
@@ -52,13 +51,12 @@ def _ask_once(
     tasks: Sequence[str],
     versions: Sequence[int | None],
     files: Sequence[Path],
-    top_k: int,
-    timeout_ms: int | None,
+    options: dict[str, int | None],
 ) -> list[Prediction]:
     if len(tasks) > 1 and None in versions:
-        return server.predict_many(tasks, files, top_k=top_k, timeout_ms=timeout_ms).results
+        return server.predict_many(tasks, files, **options).results
     return [
-        server.predict(task, files, top_k=top_k, version=version, timeout_ms=timeout_ms)
+        server.predict(task, files, version=version, **options)
         for task, version in zip(tasks, versions, strict=True)
     ]
 

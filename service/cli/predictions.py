@@ -10,6 +10,7 @@ from service.cli.connection import DEFAULT_URL, ApiKey, Url, client
 from service.cli.output import Json, show
 from service.cli.parameters import TaskName
 from service.cli.tasks import traffic_of
+from service.types import PRIORITIES
 
 if TYPE_CHECKING:
     from service.http.schemas import Prediction, Task, Version
@@ -61,6 +62,12 @@ def predict(
         int | None, typer.Option(help="Not the active version but this, of a single task.")
     ] = None,
     timeout_ms: Annotated[int | None, typer.Option(help="How long a request may take.")] = None,
+    priority: Annotated[
+        int,
+        typer.Option(
+            min=PRIORITIES[0], max=PRIORITIES[-1], help="Its rank among your other requests."
+        ),
+    ] = 0,
     url: Url = DEFAULT_URL,
     key: ApiKey = None,
     as_json: Json = False,  # noqa: FBT002
@@ -76,7 +83,8 @@ def predict(
     if version is not None and len(names) > 1:
         raise typer.BadParameter("--version is for a single task.")
     with client(url, key) as server:
-        answers = ask(server, names, images, top_k=top_k, version=version, timeout_ms=timeout_ms)
+        options = {"top_k": top_k, "timeout_ms": timeout_ms, "priority": priority}
+        answers = ask(server, names, images, version=version, **options)
     if as_json:
         told = answers[0] if len(names) == 1 else ManyPredictions(results=answers)
         typer.echo(told.model_dump_json())

@@ -16,7 +16,7 @@ from service.http.auth import Predicting
 from service.http.bodies import OPENAPI_BODY, read_images
 from service.http.errors import InvalidRequest
 from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
-from service.http.parameters import CanaryKey, NamedVersion
+from service.http.parameters import CanaryKey, NamedVersion, Priority
 from service.http.rate_headers import rate_headers
 from service.http.services import Front, GivenFront, admitted, refusals_counted
 
@@ -54,6 +54,7 @@ async def predict(
     top_k: TopK = 5,
     version: NamedVersion = None,
     timeout_ms: TimeoutMs = None,
+    priority: Priority = 0,
     canary_key: CanaryKey = None,
 ) -> schemas.Prediction:
     """What the task sees in each image."""
@@ -65,6 +66,7 @@ async def predict(
         deadline=images.deadline,
         version=version,
         top_k=top_k,
+        priority=priority,
         canary_key=canary_key,
         decode_seconds=images.decode_seconds,
     )
@@ -83,6 +85,7 @@ async def predict_many(
     tasks: Tasks,
     top_k: TopK = 5,
     timeout_ms: TimeoutMs = None,
+    priority: Priority = 0,
     canary_key: CanaryKey = None,
 ) -> schemas.ManyPredictions:
     """What each of several tasks sees in the same images, in the order of `tasks`."""
@@ -94,6 +97,7 @@ async def predict_many(
         images.pixels,
         deadline=images.deadline,
         top_k=top_k,
+        priority=priority,
         canary_key=canary_key,
         decode_seconds=images.decode_seconds,
     )

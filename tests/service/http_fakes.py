@@ -72,7 +72,7 @@ class FakePredictor:
         deadline,
         version=None,
         top_k=5,
-        priority=0,  # noqa: ARG002  the engine knows more than this one
+        priority=0,
         logits=False,
         canary_key=None,
         decode_seconds=0.0,
@@ -86,6 +86,7 @@ class FakePredictor:
                 "deadline": deadline,
                 "version": version,
                 "top_k": top_k,
+                "priority": priority,
                 "canary_key": canary_key,
             }
         )

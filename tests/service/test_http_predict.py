@@ -81,27 +81,30 @@ async def test_forms_and_json_hold_several_images_in_order(client):
 
 
 async def test_parameters_reach_the_use_case(client, behind):
-    """top_k, version and the deadline, the default one too."""
+    """top_k, version, priority and the deadline, the default ones too."""
     body = makers.encode(DARK)
     before = time.monotonic()
-    query = "top_k=2&version=7&timeout_ms=20000"
+    query = "top_k=2&version=7&timeout_ms=20000&priority=-2"
     await client.post(f"/tasks/flowers/predict?{query}", content=body, headers=PNG)
     await client.post("/tasks/flowers/predict", content=body, headers=PNG)
     after = time.monotonic()
     given, default = behind.predictor.asked
     assert (given["tenant"], given["task"]) == ("default", "flowers")
-    assert (given["top_k"], given["version"]) == (2, 7)
-    assert (default["top_k"], default["version"]) == (5, None)
+    assert (given["top_k"], given["version"], given["priority"]) == (2, 7, -2)
+    assert (default["top_k"], default["version"], default["priority"]) == (5, None, 0)
     assert before + 20 <= given["deadline"] <= after + 20
     assert before + 5 <= default["deadline"] <= after + 5
 
 
 async def test_many_tasks_see_the_same_images(client, behind):
     """One request, one decoding, an answer for each task in the order that was asked for."""
-    answer = await client.post("/predict?tasks=flowers,birds", files=_form(makers.encode(DARK)))
+    answer = await client.post(
+        "/predict?tasks=flowers,birds&priority=3", files=_form(makers.encode(DARK))
+    )
     assert [each["task"] for each in answer.json()["results"]] == ["flowers", "birds"]
     assert [_seen(each) for each in answer.json()["results"]] == [["10"], ["10"]]
     assert {asked["tenant"] for asked in behind.predictor.asked} == {"default"}
+    assert {asked["priority"] for asked in behind.predictor.asked} == {3}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,9 @@ async def test_many_tasks_see_the_same_images(client, behind):
         "tasks=flowers&top_k=0",
         "tasks=flowers&timeout_ms=20001",
         "tasks=flowers&timeout_ms=-1",
+        "tasks=flowers&priority=4",
+        "tasks=flowers&priority=-4",
+        "tasks=flowers&priority=high",
     ],
 )
 async def test_wrong_parameters_are_422(client, query):

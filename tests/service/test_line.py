@@ -85,6 +85,7 @@ async def test_an_answer_is_the_one_that_the_engine_side_gives():
             deadline=10.0**9,
             version=7,
             top_k=3,
+            priority=1,
             canary_key="a",
             decode_seconds=0.5,
         )

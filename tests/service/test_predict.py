@@ -314,6 +314,23 @@ async def test_a_request_larger_than_the_queue_is_refused_for_good(stack):
     assert pins(stack) == 0
 
 
+async def test_a_requests_priority_reaches_the_queue(stack, monkeypatch):
+    """Of one task, and of each of several."""
+    pushed, push = [], stack.queue.push
+
+    def pushing(item):
+        pushed.append(item.priority)
+        push(item)
+
+    await warm(stack, *TASKS)
+    monkeypatch.setattr(stack.queue, "push", pushing)
+    await ask(stack, "birds", pixels(), priority=2)
+    await stack.predictor.predict_many(
+        "default", ["birds", "cars"], pixels(), deadline=math.inf, priority=-3
+    )
+    assert pushed == [2, -3, -3]
+
+
 async def test_a_failed_load_is_the_requests_error_only(stack, made):
     """A lost blob fails its own task, by name, while a neighbour goes on."""
     await warm(stack, "flowers")

@@ -43,10 +43,11 @@ def _labels(answer):
 
 def test_several_tasks_see_the_same_files(run, behind, files):
     """In one request, in the order in which they are named; for people and for programs."""
-    done = run("birds,flowers", *files[:3], "--json")
+    done = run("birds,flowers", *files[:3], "--json", "--priority", -1)
     results = json.loads(done.stdout)["results"]
     assert [each["task"] for each in results] == ["birds", "flowers"]
     assert [_labels(each) for each in results] == [["0", "1", "2"]] * 2
+    assert [each["priority"] for each in behind.predictor.asked] == [-1, -1]
     table = run("birds,flowers", *files[:3]).stdout
     assert table.index("birds, version 3") < table.index("flowers, version 3")
     assert table.count(str(files[2])) == 2
