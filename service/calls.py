@@ -269,9 +269,14 @@ def checkpoint(task: str, version: int) -> Call[bytes]:
     return Call("GET", _at("tasks", task, "versions", version, "checkpoint"), _content)
 
 
-def rollback(task: str) -> Call[Activation]:
-    """Make the version that was active before the active one again."""
-    return Call("POST", _at("tasks", task, "rollback"), _model(Activation))
+def rollback(task: str, *, expected: int | None = None) -> Call[Activation]:
+    """Make the version that was active before the active one again.
+
+    With the version that is `expected` to be active now, a rollback whose answer was lost is not
+    done twice.
+    """
+    path = _at("tasks", task, "rollback")
+    return Call("POST", path, _model(Activation), {"expected": expected})
 
 
 def start_canary(task: str, version: int, percent: float) -> Call[Canary]:

@@ -60,7 +60,8 @@ def rollback(
 ) -> None:
     """Serve the version again that was active before."""
     with client(url, key) as server:
-        active = server.rollback(task)
+        # Asked again after an answer was lost, it would go back one further.
+        active = server.rollback(task, expected=server.task(task).active_version)
     show(active, as_json=as_json)
 
 

@@ -283,7 +283,9 @@ def test_every_operation_fits_the_routes(tmp_path):
         assert len(answer.predictions) == 2
         many = await client.predict_many(["flowers", "birds"], [PNG])
         assert [each.task for each in many.results] == ["flowers", "birds"]
-        assert (await client.rollback("flowers")).version == 1
+        with pytest.raises(Refused, match="Look again"):
+            await client.rollback("flowers", expected=1)
+        assert (await client.rollback("flowers", expected=2)).version == 1
         await client.delete("flowers")
         with pytest.raises(Refused) as refused:
             await client.task("flowers")

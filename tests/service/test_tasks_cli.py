@@ -54,3 +54,22 @@ def test_a_share_that_is_none_is_refused_before_anybody_is_asked(percent):
     """Exit code 2: a typing error ends no canary."""
     done = CliRunner().invoke(app, ["tasks", "canary", "flowers", "2", "--percent", percent])
     assert done.exit_code == 2, done.exception
+
+
+def test_a_rollback_says_from_where(monkeypatch):
+    """So that asking again, because the answer was lost, does not go back further."""
+    asked = []
+    with http_fakes.services() as behind, http_fakes.live(behind) as server:
+        rollback = behind.manager.rollback
+
+        async def telling(key, *, expected=None):
+            asked.append(expected)
+            return await rollback(key, expected=expected)
+
+        monkeypatch.setattr(behind.manager, "rollback", telling)
+        with Client(server.address) as client:
+            for content in (b"one", b"two"):
+                client.register("flowers", content)
+        done = CliRunner().invoke(app, ["tasks", "rollback", "flowers", "--url", server.address])
+    assert done.exit_code == 0, done.exception
+    assert asked == [2]
