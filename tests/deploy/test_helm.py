@@ -24,6 +24,7 @@ VARIANTS = {
             "url": "/var/lib/protuning/store",
             "volume": {"persistentVolumeClaim": {"claimName": "store"}},
         },
+        "cache": {"volume": {"persistentVolumeClaim": {"claimName": "cache"}}},
         "settings": {"PROTUNING_LOG_LEVEL": "debug"},
         "networkPolicy": {"clients": [{"podSelector": {}}]},
         "podAnnotations": {"example.org/owner": "vision"},
@@ -31,10 +32,10 @@ VARIANTS = {
 }
 
 
-def _render(values):
+def _render(values, name="blue"):
     with helm.Chart.load(str(CHART)) as chart:
         chart.validate_schema(values)
-        texts = chart.render(values, name="blue", namespace="vision")
+        texts = chart.render(values, name=name, namespace="vision")
     return [
         item
         for path, text in texts.items()
@@ -104,6 +105,17 @@ def test_pods_get_settings_that_there_are(items):
     assert {"index", "store", "bootstrap_key_file"} <= names <= set(Settings.model_fields)
 
 
+def test_a_service_of_the_cluster_is_no_setting_of_the_pods():
+    """Kubernetes would tell of a Service `protuning` as PROTUNING_PORT=tcp://..., no number."""
+    items = _render({}, name="protuning")
+    assert "protuning" in {each["metadata"]["name"] for each in items if each["kind"] == "Service"}
+    pod = _only(items, "Deployment")["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    (container,) = pod["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {"name": "PROTUNING_PORT", "value": str(ports["http"])} in container["env"]
+
+
 def test_pods_may_do_nothing_that_they_need_not(items):
     """As the restricted pod security standard asks for, and no account token."""
     pod = _only(items, "Deployment")["spec"]["template"]["spec"]
@@ -132,6 +144,20 @@ def test_the_autoscaler_follows_a_metric_that_the_adapter_makes():
     (rule,) = adapter["rules"]["custom"]
     assert rule["name"]["as"] == metric["name"]
     assert rule["seriesQuery"].partition("{")[0] in monitoring.RECORDS
+
+
+def test_what_pods_compile_and_download_can_outlive_them():
+    """By a volume of one's own in place of the pod's, at the image's folder for both."""
+    key = "fixed, with own secrets and volumes"
+    for values, expected in (
+        ({}, {"emptyDir": {}}),
+        (VARIANTS[key], VARIANTS[key]["cache"]["volume"]),
+    ):
+        pod = _only(_render(values), "Deployment")["spec"]["template"]["spec"]
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "data")
+        assert volume == {"name": "data", **expected}
+        mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+        assert mounts["data"] == "/var/lib/protuning"
 
 
 def test_a_gpu_is_asked_for_where_one_is_wanted():
