@@ -154,7 +154,7 @@ async def test_a_newer_layout_is_refused(redis):
 
 
 async def test_a_full_redis_is_told_from_one_that_is_gone(tmp_path):
-    """Out of memory is StoreFull, nothing of the operation is kept, and reading goes on."""
+    """Out of memory is StoreFull, nothing of the operation is kept, reading and deleting go on."""
     with RedisServer(tmp_path) as server, server.client() as client:
         index = open_index(server.url)
         await register(index)
@@ -162,6 +162,7 @@ async def test_a_full_redis_is_told_from_one_that_is_gone(tmp_path):
         with pytest.raises(StoreFull, match="maxmemory"):
             await register(index, 2)
         assert len(await index.list_versions(FLOWERS, limit=9)) == 1
+        await index.delete_task(FLOWERS, now=1.0)
         client.config_set("maxmemory", 0)
         assert (await register(index, 2)).version == 2
         await index.close()
