@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 read -ra compose <<< "${COMPOSE:-docker compose}"
 engine=${ENGINE:-docker}
-# A stopped replica serves on until the proxy has noticed, then finishes what it has: stop_grace_period.
-patience=50
+# As stop_grace_period: a stopped replica serves on until the proxy has noticed, then finishes what it has.
+patience=150
 # As long as the health check and the chart allow: engines that compile take minutes on a busy machine.
 start_seconds=600
 

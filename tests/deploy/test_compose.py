@@ -50,6 +50,7 @@ def test_the_settings_are_accepted(monkeypatch):
     settings = Settings()
     stop = SERVICES["service"]["stop_grace_period"]
     assert settings.shutdown_delay + settings.shutdown_timeout + 10 <= float(stop.removesuffix("s"))
+    assert f"\npatience={stop.removesuffix('s')}\n" in (ROOT / "deploy/upgrade.sh").read_text()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -61,7 +62,7 @@ def test_every_service_is_hardened_and_bounded(name):
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
     # The image brings the service's own.
-    assert name == "service" or service["healthcheck"]["test"]
+    assert name in {"service", "green"} or service["healthcheck"]["test"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -93,3 +94,26 @@ def test_redis_keeps_what_was_acknowledged():
     """As docs/store.md asks for."""
     lines = (ROOT / "deploy/redis.conf").read_text().splitlines()
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(lines)
+
+
+def test_redis_refuses_before_the_system_ends_it():
+    """A snapshot may double its memory, and that still fits into the container."""
+    conf = (ROOT / "deploy/redis.conf").read_text()
+    (megabytes,) = re.findall(r"^maxmemory (\d+)mb$", conf, re.MULTILINE)
+    assert SERVICES["redis"]["deploy"]["resources"]["limits"]["memory"] == "1g"
+    assert 2 * int(megabytes) + 128 <= 1024
+
+
+def test_another_backbone_is_served_from_the_same_tasks():
+    """`green` is `service` with another backbone and address, and starts only if asked for."""
+    blue, green = SERVICES["service"], SERVICES["green"]
+    different = {name for name in {*blue, *green} if blue.get(name) != green.get(name)}
+    assert different == {"profiles", "environment", "ports"}
+    settings = {
+        name for name, value in green["environment"].items() if blue["environment"][name] != value
+    }
+    assert settings == {"PROTUNING_BACKBONE", "PROTUNING_WEIGHTS"}
+    assert (
+        _load("deploy/gpu.yml")["services"]["green"]
+        == _load("deploy/gpu.yml")["services"]["service"]
+    )
