@@ -338,6 +338,12 @@ def revoke_key(key_id: str) -> Call[Key]:
     return Call("DELETE", _at("admin", "keys", key_id), _model(Key))
 
 
+def tenants(*, limit: int | None = None, cursor: str | None = None) -> Call[Page[Tenant]]:
+    """A page of the tenants for which limits were set, by name."""
+    params = {"limit": limit, "cursor": cursor}
+    return Call("GET", "/admin/tenants", _model(Page[Tenant]), params)
+
+
 def tenant(name: str) -> Call[Tenant]:
     """What holds for a tenant, and what it has stored."""
     return Call("GET", _at("admin", "tenants", name), _model(Tenant))
@@ -346,3 +352,8 @@ def tenant(name: str) -> Call[Tenant]:
 def limit_tenant(name: str, limits: TenantOverrides) -> Call[Tenant]:
     """Set limits for a tenant: for all that `limits` does not set the defaults hold."""
     return Call("PUT", _at("admin", "tenants", name), _model(Tenant), json=limits)
+
+
+def reset_tenant(name: str) -> Call[Tenant]:
+    """Let the server's defaults hold for a tenant."""
+    return Call("DELETE", _at("admin", "tenants", name), _model(Tenant))

@@ -69,8 +69,10 @@ class _Operations:
     create_key = _Operation(calls.create_key)
     keys = _Operation(calls.keys)
     revoke_key = _Operation(calls.revoke_key)
+    tenants = _Operation(calls.tenants)
     tenant = _Operation(calls.tenant)
     limit_tenant = _Operation(calls.limit_tenant)
+    reset_tenant = _Operation(calls.reset_tenant)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,19 @@ import typer
 from pydantic import ValidationError
 
 from service.cli.connection import DEFAULT_URL, ApiKey, Url, client
-from service.cli.output import Json, show
+from service.cli.output import Json, all_items, show, show_all
 from service.cli.parameters import wrong_parameter
 
 app = typer.Typer(help="Look at tenants, and limit them.", no_args_is_help=True)
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
+
+
+@app.command("list", epilog="Example: protuning tenants list --json")
+def list_tenants(url: Url = DEFAULT_URL, key: ApiKey = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """The tenants for which limits were set."""
+    with client(url, key) as server:
+        found = all_items(lambda cursor: server.tenants(cursor=cursor))
+    show_all(found, as_json=as_json)
 
 
 @app.command("show", epilog="Example: protuning tenants show acme --json")
@@ -58,3 +66,15 @@ def limit(
         raise wrong_parameter(error) from error
     with client(url, key) as server:
         show(server.limit_tenant(tenant, overrides), as_json=as_json)
+
+
+@app.command(epilog="Example: protuning tenants reset acme")
+def reset(
+    tenant: TenantName,
+    url: Url = DEFAULT_URL,
+    key: ApiKey = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Let the server's defaults hold for a tenant."""
+    with client(url, key) as server:
+        show(server.reset_tenant(tenant), as_json=as_json)

@@ -14,7 +14,7 @@ from service import client as clients
 from service.calls import Refused, StrangeAnswer, Unreachable
 from service.client import AsyncClient, Client, Patience
 from service.http.app import create_app
-from service.http.schemas import NewKey
+from service.http.schemas import NewKey, TenantOverrides
 from tests import makers
 from tests.service import http_fakes
 
@@ -337,3 +337,17 @@ def test_keys_are_created_listed_and_revoked():
                     await client.keys()
 
         asyncio.run(use())
+
+
+def test_tenants_are_limited_listed_and_reset():
+    """Against the real routes."""
+
+    async def use(client):
+        limited = await client.limit_tenant("acme", TenantOverrides(weight=2))
+        assert limited.limits.weight == 2
+        assert (await client.tenants(limit=5)).items == [limited]
+        assert await client.tenant("acme") == limited
+        assert (await client.reset_tenant("acme")).overridden == []
+        return (await client.tenants()).items
+
+    assert _through_routes(use) == []
