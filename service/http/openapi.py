@@ -94,7 +94,7 @@ def _statuses(path: str, operation: dict[str, Any]) -> Iterator[int]:
         yield from _OF_KEYS
     if "{" in path:
         yield from _OF_NAMES
-    if path.endswith(("/predict", "/infer", "/load", "/tasks")):
+    if path.endswith(("/predict", "/infer", "/load", "/warm", "/tasks")):
         yield from _OF_WORK
 
 

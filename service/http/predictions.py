@@ -36,7 +36,7 @@ _ID = r"[a-z0-9][a-z0-9._-]{0,63}"
 Tasks = Annotated[
     str,
     Query(
-        description="Task ids with commas between them, each once.",
+        description=f"At most {MAX_TASKS} task ids with commas between them, each once.",
         json_schema_extra={"pattern": f"^{_ID}(,{_ID}){{0,{MAX_TASKS - 1}}}$"},
     ),
 ]

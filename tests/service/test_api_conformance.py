@@ -75,6 +75,7 @@ def test_every_operation_documents_its_errors(document):
             assert {401, 403} <= errors.keys() or "security" not in operation
             assert {404, 409} <= errors.keys() or "{" not in path
             assert {408, 413, 422} <= errors.keys() or "requestBody" not in operation
+            assert 504 in errors or not path.endswith(("/predict", "/infer", "/load", "/warm"))
             for answer in errors.values():
                 (content,) = answer["content"].values()
                 assert content["schema"]["$ref"].endswith(f"/{shape}")

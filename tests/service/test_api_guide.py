@@ -1,9 +1,12 @@
-"""The examples of docs/api.md run as they stand there."""
+"""docs/api.md: its examples run as they stand there, and its tables lack nothing."""
 
 import asyncio
 import re
+from http import HTTPStatus
 from pathlib import Path
 
+from service.http.app import create_app
+from service.http.problems import STATUS_BY_ERROR
 from tests import makers
 from tests.service import http_fakes
 
@@ -29,3 +32,19 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     assert printed.count("['flowers', 'birds']") == 2
     assert "'datatype': 'BYTES'" in printed
     assert re.search(r"b'1\.000000:0:\d+'", printed)
+
+
+def test_every_operation_is_named():
+    """Those of the OpenAPI document and of the page at `/`, and no others."""
+    with http_fakes.services() as behind:
+        paths = create_app(behind).openapi()["paths"]
+    answered = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
+    answered |= {"GET /", "GET /docs", "GET /openapi.json"}
+    assert {*re.findall(r"`([A-Z]+ /[^` ]*)`", GUIDE.read_text())} == answered
+
+
+def test_every_status_is_named():
+    """A row for each that an error of ours has, and for the one that only the framework gives."""
+    rows = re.findall(r"^\| (\d{3}) \|", GUIDE.read_text(), re.MULTILINE)
+    assert rows == sorted({*rows})
+    assert {*map(int, rows)} == {*STATUS_BY_ERROR.values(), HTTPStatus.METHOD_NOT_ALLOWED}
