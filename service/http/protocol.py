@@ -70,9 +70,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """The head is whole, a body may follow.
 
         Raises:
-            HttpParserError: too many requests wait for the answer to another; uvicorn's response
-                is 400, and to close the connection.
+            HttpParserError: too many requests wait for the answer to another, or the head is too
+                large, having come in one piece; uvicorn's response is 400, and to close the
+                connection.
         """
+        if self._head_size() > MAX_HEAD_BYTES:
+            raise HttpParserError(f"The request's head is over {MAX_HEAD_BYTES:,} bytes.")
         if len(self.pipeline) == MAX_PIPELINED:
             raise HttpParserError(f"More than {MAX_PIPELINED} requests wait. Read answers first.")
         self._is_between_bodies = False
@@ -117,6 +120,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._reader_timer is not None:
             self._reader_timer.cancel()
             self._reader_timer = None
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle

@@ -282,6 +282,15 @@ def test_an_endless_head_is_refused(server):
         _send_until_cut_off(connection, most=2**24)
 
 
+@pytest.mark.parametrize(("size", "status"), [(60_000, b"200"), (70_000, b"400")])
+def test_a_large_head_is_refused_even_in_one_piece(server, size, status):
+    """Up to 64 KiB are taken; what is over is refused, also where one read brings all of it."""
+    with http_fakes.connect(server) as connection:
+        head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * size
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(2**16).split()[1] == status
+
+
 def test_connections_are_bounded(behind, monkeypatch):
     """Whoever comes when there are too many is told to come again; those who are in go on."""
     monkeypatch.setattr(BoundedProtocol, "max_connections", 2)
