@@ -58,7 +58,7 @@ def _table_of(
 def cell(name: str, value: object) -> str:
     """A value in words; one whose name ends in `_at` is seconds since the epoch."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{inner} {cell(inner, each)}" for inner, each in value.items())
+        return ", ".join(f"{inner} {cell(inner, each) or 'none'}" for inner, each in value.items())
     if isinstance(value, list):
         is_nested = any(isinstance(each, Mapping | list) for each in value)
         return ("\n" if is_nested else ", ").join(cell("", each) for each in value)

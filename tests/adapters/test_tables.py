@@ -33,6 +33,7 @@ def _lines(capsys):
         ("percent", 10.0, "10"),
         ("scopes", ["manage", "predict"], "manage, predict"),
         ("canary", {"version": 3, "percent": 2.5}, "version 3, percent 2.5"),
+        ("limits", {"tasks": None, "weight": 0.5}, "tasks none, weight 0.5"),
         ("sites", [{"name": "a"}, {"name": "b"}], "name a\nname b"),
         ("size", 195_692, "195692"),
     ],
