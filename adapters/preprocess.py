@@ -56,7 +56,7 @@ def decode_pixels(data: bytes, limits: ImageLimits | None = None) -> NDArray[np.
     The EXIF (or XMP) orientation is applied; gray, 16-bit, palette and CMYK become RGB;
     transparency is laid over white (but for a single transparent colour in 16-bit images); of an
     animation the first frame is taken. The limits are checked against the header, before any pixel
-    is decoded; decoding then takes at most some 40 bytes a pixel.
+    is decoded; decoding then takes at most some 30 bytes a pixel.
 
     Raises:
         ImageTooLarge: over `limits`, or longer than 100 times its width.

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -170,6 +172,35 @@ def _png_header(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+# Decodes images in a process of its own, and says by how many bytes a pixel it has grown at most.
+_MEASURE = """
+import re, sys
+from pathlib import Path
+from adapters.preprocess import decode_pixels
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+before = peak()
+for path in sys.argv[1:]:
+    pixels = decode_pixels(Path(path).read_bytes()).size / 3
+    print((peak() - before) / pixels)
+"""
+
+
+def test_decoding_takes_so_many_bytes_a_pixel(tmp_path):
+    """The worst of each format, as docs/operations.md adds them up; a quarter more is a change."""
+    expected = {"JPEG": 9, "PNG": 17, "WEBP": 28}
+    for kind in expected:
+        image = Image.new("RGB" if kind == "JPEG" else "RGBA", (4_000, 4_000))
+        image.save(tmp_path / kind, kind, progressive=True, lossless=True, method=0)
+    command = [sys.executable, "-c", _MEASURE, *(str(tmp_path / kind) for kind in expected)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for line, most in zip(done.stdout.split(), expected.values(), strict=True):
+        # What was free before is taken first.
+        assert most / 2 < float(line) < 1.25 * most
 
 
 PREPROCESSINGS = {

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
+from tests.deploy.memory import needed, size
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "deploy/gpu.yml")
@@ -17,6 +18,11 @@ FILES = ("docker-compose.yml", "deploy/gpu.yml")
 
 def _load(name):
     return yaml.safe_load((ROOT / name).read_text())
+
+
+def _default(text):
+    """What stands there where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 SERVICES = _load("docker-compose.yml")["services"]
@@ -44,10 +50,13 @@ def test_every_setting_that_is_named_exists(name):
 
 
 def test_the_settings_are_accepted(monkeypatch):
-    """With every variable at its default, the server's own check takes them."""
+    """With every variable at its default, the server's own check takes them, and they fit."""
     for name, value in SERVICES["service"]["environment"].items():
-        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
+        monkeypatch.setenv(name, _default(value))
     settings = Settings()
+    memory = _default(SERVICES["service"]["deploy"]["resources"]["limits"]["memory"])
+    (scratch,) = SERVICES["service"]["tmpfs"]
+    assert needed(settings, _default(scratch).partition("size=")[2]) <= size(memory)
     stop = SERVICES["service"]["stop_grace_period"]
     assert settings.shutdown_delay + settings.shutdown_timeout + 10 <= float(stop.removesuffix("s"))
     assert f"\npatience={stop.removesuffix('s')}\n" in (ROOT / "deploy/upgrade.sh").read_text()

@@ -7,6 +7,7 @@ import yaml
 
 from service.settings import Settings
 from tests.deploy import monitoring
+from tests.deploy.memory import needed, size
 
 CHART = monitoring.ROOT / "deploy/helm/protuning"
 KUBERNETES = ("1.27", "1.33")
@@ -135,6 +136,29 @@ def test_a_pod_is_given_the_time_that_it_takes_to_leave(items):
     env = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}
     needed = float(env["PROTUNING_SHUTDOWN_DELAY"]) + float(env["PROTUNING_SHUTDOWN_TIMEOUT"])
     assert pod["terminationGracePeriodSeconds"] >= needed + 10
+
+
+def test_numbers_are_written_as_the_server_reads_them():
+    """Large ones without an exponent, fractions as they are."""
+    given = {"PROTUNING_MAX_BODY_BYTES": 67_108_864, "PROTUNING_LOAD_PATIENCE": 0.5}
+    items = _render({"settings": given})
+    (container,) = _only(items, "Deployment")["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert {name: env[name] for name in given} == {
+        "PROTUNING_MAX_BODY_BYTES": "67108864",
+        "PROTUNING_LOAD_PATIENCE": "0.5",
+    }
+
+
+def test_hostile_images_fit_into_a_pod(monkeypatch):
+    """The guide's sum is below the limit of memory."""
+    pod = _only(_render({}), "Deployment")["spec"]["template"]["spec"]
+    for variable in pod["containers"][0]["env"]:
+        if "value" in variable:
+            monkeypatch.setenv(variable["name"], variable["value"])
+    (scratch,) = (each["emptyDir"] for each in pod["volumes"] if each["name"] == "scratch")
+    limit = pod["containers"][0]["resources"]["limits"]["memory"]
+    assert needed(Settings(), scratch["sizeLimit"]) <= size(limit)
 
 
 def test_the_autoscaler_follows_a_metric_that_the_adapter_makes():
