@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,19 +143,19 @@ class Predictor:
             StoreUnavailable: the index cannot be reached.
         """
         self._report_decoding(decode_seconds)
-        return await self._answer(
-            _Question(
-                task=TaskKey(tenant, task),
-                version=version,
-                images=torch.from_numpy(images),
-                deadline=deadline,
-                top_k=top_k,
-                priority=priority,
-                logits=logits,
-                canary_key=canary_key,
-                decode_seconds=decode_seconds,
-            )
+        question = _Question(
+            task=TaskKey(tenant, task),
+            version=version,
+            images=torch.from_numpy(images),
+            deadline=deadline,
+            top_k=top_k,
+            priority=priority,
+            logits=logits,
+            canary_key=canary_key,
+            decode_seconds=decode_seconds,
         )
+        async with self._let_in([question]) as allowances:
+            return await self._answer(question, allowances)
 
     async def predict_many(
         self,
@@ -171,9 +171,9 @@ class Predictor:
     ) -> list[Prediction]:
         """Run the same images through the active versions of several tasks, in their order.
 
-        Each task goes its own way, so a cold one delays no other and holds nothing while it
-        waits; those that are ready at the same time share the images. The first error is that of
-        the whole request.
+        They are let in together or not at all. Then each task goes its own way, so a cold one
+        delays no other; those that are ready at the same time share the images. The first error
+        is that of the whole request.
 
         Raises:
             ServiceError: see `predict`.
@@ -195,27 +195,35 @@ class Predictor:
             )
             for task in tasks
         ]
-        answers = [asyncio.ensure_future(self._answer(question)) for question in questions]
-        try:
-            return await asyncio.gather(*answers)
-        finally:
-            for answer in answers:
-                answer.cancel()
-
-    async def _answer(self, question: _Question) -> Prediction:
-        tenant, images = question.task.tenant, len(question.images)
-        with self._counted(question.task), self._admission.admit(tenant):
+        async with self._let_in(questions) as allowances:
+            answers = [asyncio.ensure_future(self._answer(each, allowances)) for each in questions]
             try:
-                async with (
-                    asyncio.timeout_at(question.deadline) as timer,
-                    self._quotas.admit(tenant, images) as allowances,
-                ):
-                    return await self._answer_in_time(question, allowances, timer)
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    "The deadline passed before the answer was there. Allow more time, or try "
-                    "again later."
-                ) from error
+                return await asyncio.gather(*answers)
+            finally:
+                for answer in answers:
+                    answer.cancel()
+
+    @asynccontextmanager
+    async def _let_in(self, questions: list[_Question]) -> AsyncIterator[tuple[Allowance, ...]]:
+        """Places for all of a request's questions, within the tenant's limits."""
+        tenant, images = questions[0].task.tenant, sum(len(each.images) for each in questions)
+        async with AsyncExitStack() as stack:
+            try:
+                for _ in questions:
+                    stack.enter_context(self._admission.admit(tenant))
+                admitted = self._quotas.admit(tenant, images, predictions=len(questions))
+                async with _in_time(questions[0].deadline):
+                    allowances = await stack.enter_async_context(admitted)
+            except BaseException as error:
+                for question in questions:
+                    self._count(question.task, error)
+                raise
+            yield allowances
+
+    async def _answer(self, question: _Question, allowances: tuple[Allowance, ...]) -> Prediction:
+        with self._counted(question.task):
+            async with _in_time(question.deadline) as timer:
+                return await self._answer_in_time(question, allowances, timer)
 
     async def _answer_in_time(
         self, question: _Question, allowances: tuple[Allowance, ...], timer: asyncio.Timeout
@@ -286,14 +294,29 @@ class Predictor:
         try:
             yield
         except BaseException as error:
-            if isinstance(error, RateLimited):
-                self._metrics.limited(task.tenant)
-            # Names that nobody has registered must not fill the scrape. For whoever is over a limit
-            # nobody has looked.
-            is_known = not isinstance(error, TaskNotFound | RateLimited)
-            self._metrics.request(task if is_known else None, _outcome(error))
+            self._count(task, error)
             raise
         self._metrics.request(task, "ok")
+
+    def _count(self, task: TaskKey, error: BaseException) -> None:
+        if isinstance(error, RateLimited):
+            self._metrics.limited(task.tenant)
+        # Names that nobody has registered must not fill the scrape. For whoever is over a limit
+        # nobody has looked.
+        is_known = not isinstance(error, TaskNotFound | RateLimited)
+        self._metrics.request(task if is_known else None, _outcome(error))
+
+
+@asynccontextmanager
+async def _in_time(deadline: float) -> AsyncIterator[asyncio.Timeout]:
+    """Raise DeadlineExceeded where the time passes in which something is to be done."""
+    try:
+        async with asyncio.timeout_at(deadline) as timer:
+            yield timer
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            "The deadline passed before the answer was there. Allow more time, or try again later."
+        ) from error
 
 
 def _outcome(error: BaseException) -> str:

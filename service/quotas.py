@@ -53,10 +53,12 @@ class Quotas:
         await self._policies.remove(TenantLimits, tenant)
 
     @asynccontextmanager
-    async def admit(self, tenant: str, images: int) -> AsyncIterator[tuple[Allowance, ...]]:
-        """One request with so many images, from its arrival to its answer.
+    async def admit(
+        self, tenant: str, images: int, *, predictions: int = 1
+    ) -> AsyncIterator[tuple[Allowance, ...]]:
+        """One request with so many images in all its predictions, from its arrival to its answer.
 
-        A request that is refused for its images has been counted as a request all the same.
+        What is refused for its images has been counted as a prediction all the same.
 
         Raises:
             RateLimited: over the tenant's limit.
@@ -66,7 +68,7 @@ class Quotas:
         self._check_under_way(limits, tenant, images)
         self._under_way[tenant] += images
         try:
-            yield await self._spend(limits, tenant, images)
+            yield await self._spend(limits, tenant, images, predictions)
         finally:
             self._under_way[tenant] -= images
             if not self._under_way[tenant]:
@@ -102,9 +104,11 @@ class Quotas:
                 retry_after=RETRY_AFTER,
             )
 
-    async def _spend(self, limits: TenantLimits, tenant: str, images: int) -> tuple[Allowance, ...]:
+    async def _spend(
+        self, limits: TenantLimits, tenant: str, images: int, predictions: int
+    ) -> tuple[Allowance, ...]:
         rates = [
-            ("requests", limits.requests_per_second, 1),
+            ("requests", limits.requests_per_second, predictions),
             ("images", limits.images_per_second, images),
         ]
         return tuple(

@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+from functools import partial
+from unittest.mock import call
 
 import numpy as np
 import pytest
@@ -277,7 +279,8 @@ async def test_a_deadline_ends_a_request_in_every_phase(stack, engine):
     await advance(6)
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 3
-    stack.metrics.request.assert_called_with(Task("default", "cars"), "DeadlineExceeded")
+    late = [call(Task("default", task), "DeadlineExceeded") for task in TASKS]
+    stack.metrics.request.assert_has_calls(late, any_order=True)
     engine.gate.set()
     await until(lambda: pins(stack) == 0)
 
@@ -399,6 +402,24 @@ async def test_a_tenant_over_its_limit_is_refused_and_nobody_else(stack):
     with pytest.raises(TaskNotFound):
         await stack.predictor.predict("other", "birds", pixels(6), deadline=math.inf)
     assert pins(stack) == 0
+
+
+async def test_several_tasks_are_let_in_together_or_not_at_all(stack):
+    """However large a request is, it gets in alone, or is told that it never will."""
+    await warm(stack, "flowers", "cars")
+    stack.metrics.reset_mock()
+    many = partial(stack.predictor.predict_many, "default", ["flowers", "cars"], deadline=math.inf)
+    await stack.quotas.override("default", TenantLimits(concurrent_images=3))
+    assert len(await many(pixels(2))) == 2
+    await stack.quotas.override("default", TenantLimits(images_per_second=0.5))
+    with pytest.raises(TooManyImages):
+        await many(pixels(3))
+    assert [each.remaining for each in (await many(pixels(2)))[0].allowances] == [1]
+    with pytest.raises(RateLimited):
+        await many(pixels(1))
+    assert stack.metrics.limited.mock_calls == [call("default")] * 2
+    await stack.quotas.override("default", TenantLimits(requests_per_second=0.2))
+    assert [each.remaining for each in (await many(pixels(9)))[1].allowances] == [0]
 
 
 async def test_a_tenants_weight_goes_along_with_its_work(stack, engine):
