@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._inductor import codecache
 from torch._inductor import config as inductor_config
 
 from adapters.backbone import StagedBackbone
@@ -172,6 +173,10 @@ def keep_compiled_code(cache: Path) -> None:
     """
     # (torch has set it to that by now, on the import of libraries that compile.)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+    # For compiled headers it asks nobody.
+    headers = cache / "inductor" / "precompiled_headers"
+    codecache._HEADER_DIR = str(headers)  # noqa: SLF001
+    codecache._HEADER_LOCK_DIR = str(headers / "locks")  # noqa: SLF001
 
 
 def _require_processor(dtype: DtypeName) -> None:

@@ -5,6 +5,8 @@ import stat
 
 import pytest
 import torch
+from torch._inductor import codecache
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from service.engines import choice
 from service.engines.base import EngineBatch, EngineSegment
@@ -85,10 +87,14 @@ def test_an_engine_that_is_asked_for_is_not_replaced(monkeypatch, dtype):
 def test_code_for_a_gpu_is_kept_where_code_for_a_cpu_is(monkeypatch, tmp_path):
     """Where nobody else may write, and the next start finds it."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    monkeypatch.setattr(codecache, "_HEADER_DIR", codecache._HEADER_DIR)
+    monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", codecache._HEADER_LOCK_DIR)
     monkeypatch.setattr(choice, "TorchEngine", lambda *_, **__: None)
     asked = options(device="cuda", cache=tmp_path)
     choice.compiled(makers.backbone(NAME), asked, "float32")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
+    places = [value for value in vars(codecache).values() if isinstance(value, str)]
+    assert not [place for place in places if place.startswith(default_cache_dir())]
 
 
 @pytest.mark.parametrize("name", ["cuda:999", "abacus"])
