@@ -1,6 +1,7 @@
 """Bodies of the Open Inference Protocol: JSON, and binary tensors behind it."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ from service.predict import Images
 HEADER_LENGTH = "Inference-Header-Content-Length"
 # Each costs the parser up to 60 bytes, so they are counted first. Binary data has no such bound.
 MAX_JSON_VALUES = 2**21
+# Longer ones are parsed two at a time, whatever the number of requests: 250 MB at most.
+LONG_JSON = 2**16
+_LONG_JSON_PARSERS = ThreadPoolExecutor(2, thread_name_prefix="json")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,16 +48,17 @@ async def read_inference(
         RequestCancelled: the client left before its body was whole.
     """
     body = await read_body(request)
-    length = request.headers.get(HEADER_LENGTH)
+    json_length = _json_length(request.headers.get(HEADER_LENGTH), len(body))
 
     def parse() -> Inference:
-        json_length = _json_length(length, len(body))
         wanted = parse_json(body[:json_length], InferRequest)
         _require_each_once(wanted.outputs)
         images = read_input(wanted.inputs[0], body[json_length:], preprocessing, max_images)
         return Inference(wanted, images)
 
-    return await asyncio.to_thread(parse)
+    if json_length <= LONG_JSON:
+        return await asyncio.to_thread(parse)
+    return await asyncio.get_running_loop().run_in_executor(_LONG_JSON_PARSERS, parse)
 
 
 async def read_body(request: Request) -> bytes:

@@ -6,6 +6,7 @@ UNITS = {"m": 2**20, "Mi": 2**20, "g": 2**30, "Gi": 2**30}
 # Measured; docs/operations.md says of what.
 PROCESS_BYTES = 800_000_000
 BYTES_PER_PIXEL = 32
+JSON_BYTES = 250_000_000
 INPUT_BYTES = 224 * 224 * 3
 
 
@@ -22,6 +23,7 @@ def needed(settings: Settings, scratch: str) -> int:
         + settings.adapter_memory_bytes
         + 3 * settings.max_buffered_bytes
         + settings.decoders * settings.max_image_pixels * BYTES_PER_PIXEL
+        + JSON_BYTES
         + settings.queue_images * INPUT_BYTES
         + size(scratch)
     )

@@ -1,6 +1,8 @@
 """The Open Inference Protocol's bodies: what is refused, in its own error shape, and bounded."""
 
+import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -197,6 +199,30 @@ async def test_json_values_are_counted_before_they_are_parsed(client, monkeypatc
     answer = await infer(client, [numbers("pixels", "UINT8", [1, 8, 8, 3], [0] * 192)])
     assert answer.status_code == 413
     assert "binary" in answer.json()["error"]
+
+
+async def test_long_json_is_parsed_two_at_a_time(client, monkeypatch):
+    """A flood of it is bounded in memory, and holds up nobody whose JSON is short."""
+    entered, may_end = [], threading.Event()
+    parse = oip_body.parse_json
+
+    def watched(data, model):
+        if len(data) > oip_body.LONG_JSON:
+            entered.append(data)
+            may_end.wait()
+        return parse(data, model)
+
+    monkeypatch.setattr(oip_body, "parse_json", watched)
+    monkeypatch.setattr(oip_body, "LONG_JSON", 500)
+    long = [numbers("pixels", "UINT8", [1, 8, 8, 3], [200] * 192)]
+    flood = [asyncio.ensure_future(infer(client, long)) for _ in range(5)]
+    while len(entered) < 2:
+        await asyncio.sleep(0)
+    answer = await infer(client, [image()], counted(IMAGE))
+    assert (answer.status_code, len(entered)) == (200, 2)
+    may_end.set()
+    assert [each.status_code for each in await asyncio.gather(*flood)] == [200] * 5
+    assert len(entered) == 5
 
 
 async def test_too_many_images_are_413(client):
