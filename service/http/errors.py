@@ -1,6 +1,7 @@
 """The tree of errors that a request can end in before any use case hears of it.
 
 RequestError
+├── MalformedRequest        its head breaks HTTP
 ├── InvalidRequest          a parameter, a field or the body's structure is wrong
 ├── UnsupportedContentType  the body is of a kind that the route does not take
 ├── BodyTooLarge            more bytes than the limit
@@ -16,6 +17,10 @@ Every message says what happened and how to mend it.
 
 class RequestError(Exception):
     """Root of everything that is wrong with a request itself."""
+
+
+class MalformedRequest(RequestError):
+    """The request's head is not valid HTTP."""
 
 
 class InvalidRequest(RequestError):

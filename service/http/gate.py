@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from service.http.errors import (
     CrossSite,
+    MalformedRequest,
     Misdirected,
     QueryTooLong,
     RequestError,
@@ -17,6 +18,8 @@ from service.http.errors import (
 
 MAX_QUERY_BYTES = 8_192
 MAX_HEADERS = 100
+# More than any number that is meant; leading zeros are bounded by nothing else.
+MAX_LENGTH_DIGITS = 20
 _HARMLESS = ("GET", "HEAD", "OPTIONS")
 _OTHER_SITES = ("cross-site", "same-site")
 
@@ -28,7 +31,12 @@ def refusal(scope: Scope, *, is_open: bool) -> RequestError | None:
     them, and so is every page that they look at: those are kept out.
     """
     headers = Headers(scope=scope)
-    return _oversized(scope) or _encoded(headers) or (_foreign(scope, headers) if is_open else None)
+    return (
+        _oversized(scope)
+        or _malformed(headers)
+        or _encoded(headers)
+        or (_foreign(scope, headers) if is_open else None)
+    )
 
 
 def _oversized(scope: Scope) -> RequestError | None:
@@ -40,6 +48,16 @@ def _oversized(scope: Scope) -> RequestError | None:
         )
     if len(scope["headers"]) > MAX_HEADERS:
         return TooManyHeaders(f"At most {MAX_HEADERS} headers are taken. Send fewer.")
+    return None
+
+
+def _malformed(headers: Headers) -> RequestError | None:
+    if len(headers.getlist("host")) > 1:
+        return MalformedRequest("The request has several Host headers. Send one (RFC 9112, 3.2).")
+    if len(headers.get("content-length", "")) > MAX_LENGTH_DIGITS:
+        return MalformedRequest(
+            f"Content-Length has over {MAX_LENGTH_DIGITS} digits. Send it without leading zeros."
+        )
     return None
 
 

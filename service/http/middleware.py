@@ -215,7 +215,7 @@ class _Body:
         """
         if self._is_whole:
             return await self._receive()
-        # The server refuses a Content-Length that is not a number, long before this.
+        # Of what is no number the server has no request, of one of many digits a refusal.
         self._require_size(int(self._announced))
         message = await self._receive_in_time()
         self._require_size(self.size + len(message.get("body", b"")))

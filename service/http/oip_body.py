@@ -12,6 +12,7 @@ from starlette.responses import Response
 from adapters.manifest import Preprocessing
 from service.errors import RequestCancelled
 from service.http.errors import BodyTooLarge, InvalidRequest
+from service.http.gate import MAX_LENGTH_DIGITS
 from service.http.json_body import wrong_fields
 from service.http.oip_schemas import InferRequest, InferResponse, RequestedOutput
 from service.http.oip_tensors import read_input
@@ -95,7 +96,8 @@ def parse_json(data: bytes, model: type[M]) -> M:
 def _json_length(header: str | None, body_length: int) -> int:
     if header is None:
         return body_length
-    if not (header.isascii() and header.isdigit() and int(header[:20]) <= body_length):
+    is_number = header.isascii() and header.isdigit() and len(header) <= MAX_LENGTH_DIGITS
+    if not (is_number and int(header) <= body_length):
         raise InvalidRequest(
             f"{HEADER_LENGTH} is the number of bytes of the JSON at the body's beginning, and the "
             f"body has {body_length:,} in all."

@@ -31,6 +31,7 @@ RETRY_AFTER = 5.0
 # Every class of the three trees; a test finds those that are missing.
 STATUS_BY_ERROR: dict[type[Exception], int] = {
     http.RequestError: HTTPStatus.BAD_REQUEST,
+    http.MalformedRequest: HTTPStatus.BAD_REQUEST,
     http.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     http.UnsupportedContentType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     http.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestCancelled, ShuttingDown
 from service.http.drain import RETRY_AFTER, Drain
+from service.http.errors import MalformedRequest
 
 CONNECT_SECONDS = 5.0
 # What concerns one connection and not the request (RFC 9110, 7.6.1), and what this process sets.
@@ -36,12 +37,18 @@ class Relay:
         """Relay one request.
 
         Raises:
+            MalformedRequest: it cannot be put into HTTP again, laxly as it was taken.
             ShuttingDown: the engine process has gone.
             RequestCancelled: the client left before its body was whole.
         """
         with self._drain.counted():
             try:
                 response = await self._client.send(self._request(scope, receive), stream=True)
+            except httpx.LocalProtocolError as error:
+                raise MalformedRequest(
+                    "The request's head is not valid HTTP (RFC 9112). Send its address and its "
+                    "headers without control characters."
+                ) from error
             except httpx.TransportError as error:
                 raise ShuttingDown(
                     "The engine has stopped. Try again: another server may answer.",
@@ -66,9 +73,11 @@ class Relay:
         )
         return self._client.build_request(
             scope["method"],
-            httpx.URL("http://engine").copy_with(raw_path=scope["raw_path"] + query),
+            "http://engine",
             headers=[*headers, *_about(scope)],
             content=Request(scope, receive).stream() if has_body else None,
+            # A URL would be normalised: the other side has to see what this one's routes saw.
+            extensions={"target": scope["raw_path"] + query},
         )
 
 
@@ -89,4 +98,9 @@ async def _answer(response: httpx.Response, send: Send) -> None:
 def _passed_on(
     headers: Iterable[tuple[bytes, bytes]], dropped: set[bytes]
 ) -> Iterator[tuple[bytes, bytes]]:
-    return ((name.lower(), value) for name, value in headers if name.lower() not in dropped)
+    # The parser leaves blanks at a value's end, which are none of it (RFC 9110, 5.5).
+    return (
+        (name.lower(), value.strip(b" \t"))
+        for name, value in headers
+        if name.lower() not in dropped
+    )

@@ -4,6 +4,7 @@ import pytest
 
 from service.http.errors import (
     CrossSite,
+    MalformedRequest,
     Misdirected,
     QueryTooLong,
     TooManyHeaders,
@@ -35,6 +36,7 @@ def test_ordinary_requests_pass(is_open):
         scope(query="x" * 8_192, content_encoding="identity"),
         scope(sec_fetch_site="same-origin"),
         scope("GET", sec_fetch_site="cross-site"),
+        scope(content_length="0" * 19 + "7"),
         scope(host="127.0.0.1:8000"),
         scope(host="[::1]:8000", server=("::1", 8000)),
         scope(host="LOCALHOST"),
@@ -55,6 +57,15 @@ def test_ordinary_requests_pass(is_open):
 def test_what_cannot_be_bounded_is_refused(head, error, is_open):
     """Long queries, many headers, compressed bodies."""
     assert type(refusal(head, is_open=is_open)) is error
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_what_breaks_http_is_refused(is_open):
+    """A second Host, of which others may read the other one, and lengths that nobody means."""
+    two = scope()
+    two["headers"].append((b"host", b"localhost:8000"))
+    for head in (two, scope(content_length="0" * 20 + "7")):
+        assert type(refusal(head, is_open=is_open)) is MalformedRequest
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_any_name_is_right_where_others_were_let_in():
 
 
 async def test_each_refusal_is_an_answer():
-    """403, 421 and 431 as problems, before the route is asked."""
+    """400, 403, 421 and 431 as problems, before the route is asked."""
     with http_fakes.services() as behind:
         async with http_fakes.client(behind) as client:
             many = {f"x{number}": "y" for number in range(100)}
@@ -89,6 +100,7 @@ async def test_each_refusal_is_an_answer():
                 ({"sec-fetch-site": "cross-site"}, 403, "cross-site"),
                 ({"host": "rebound.example"}, 421, "misdirected"),
                 (many, 431, "too-many-headers"),
+                ({"content-length": "0" * 4_400}, 400, "malformed-request"),
             ):
                 answer = await client.post(
                     "http://127.0.0.1/tasks/flowers/predict", headers=headers

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,9 @@ import pytest
 from safetensors.torch import save_file
 
 from service.client import Client
+from service.http.drain import Drain
+from service.http.errors import MalformedRequest
+from service.http.relay import Relay
 from tests import makers
 
 BACKBONE = "test_resnet"
@@ -127,6 +131,63 @@ def test_every_process_gives_the_same_answers(server):
         assert client.get("/v2/models/flowers/ready").status_code == 200
         assert client.get("/tasks/nothing").json()["type"].endswith("unknown-task")
         assert client.post("/tasks/nothing/predict", content=PICTURE).status_code == 415
+
+
+def _answer_to(address: str, head: bytes) -> tuple[int, str]:
+    """The status and the body that a request gets which no client would send."""
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=HANGS) as connection:
+        connection.sendall(head + b"\r\nConnection: close\r\n\r\n" + PICTURE)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /tasks/../health/live HTTP/1.1\r\nHost: localhost", 404),
+        (b"GET /./tasks HTTP/1.1\r\nHost: localhost", 404),
+        (b"GET /tasks?limit=%zz&cursor={[|]} HTTP/1.1\r\nHost: localhost", 422),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost", 404),
+        (b"GET /tasks HTTP/1.1\r\nHost: localhost\r\nHost: elsewhere", 400),
+        (b"GET /tasks/nothing HTTP/1.1\r\nHost: localhost\r\nX-Blank-At-Its-End: a \t", 404),
+        (b"DELETE /tasks/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"0" * 4_400, 400),
+        (
+            b"POST /x/../tasks/flowers/predict HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: image/jpeg\r\nContent-Length: %d" % len(PICTURE),
+            404,
+        ),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, bytes) else None,
+)
+def test_strange_heads_are_relayed_as_they_are_or_refused(server, head, status):
+    """No address becomes another one on the way, and none of them is the engine's end."""
+    answered, body = _answer_to(server.address, head)
+    assert answered == status, body
+    assert json.loads(body)["status"] == status
+    assert not any("Traceback" in line or "request_crashed" in line for line in server.log)
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_relayed_is_not_taken_for_the_engine_s_end(tmp_path):
+    """The engine listens all the while, so the request is at fault: 400, never "try again"."""
+    path = str(tmp_path / "engine")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "raw_path": b"/tasks",
+        "query_string": b"",
+        "headers": [(b"x-split", b"a\r\nb")],
+        "client": None,
+        "state": {"request_id": "r"},
+    }
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(path)
+        engine.listen()
+        relay = Relay(path, Drain())
+        with pytest.raises(MalformedRequest):
+            await relay(scope, None, None)
+        await relay.close()
 
 
 def test_a_killed_http_process_takes_only_its_own_requests_along(server):
