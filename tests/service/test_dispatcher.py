@@ -369,6 +369,20 @@ async def test_answers_never_cross(bench):
     assert len(bench.released) == 2_000
 
 
+async def test_the_engine_counts_denormal_numbers_as_zero(bench):
+    """In all its threads; nobody else's adapter waits for a processor that is slow at them."""
+    seen = []
+
+    def model(images):
+        seen.append((torch.full((2**22,), 1e-39) * 0.5).count_nonzero().item())
+        return torch.zeros(len(images), 2)
+
+    assert (torch.full((2**22,), 1e-39) * 0.5).count_nonzero() == 2**22
+    bench.engine.models["a"] = model
+    await bench.start("a", pixels(1))
+    assert seen == [0]
+
+
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.data())
 def test_rows_of_a_batch_are_the_images_of_its_parts(data):
