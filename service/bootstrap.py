@@ -247,7 +247,8 @@ def _core(
     fingerprint = engine.spec.fingerprint
     resolver = Resolver(index, fingerprint, capacity=KNOWN_TASKS)
     router = Router(resolver, policies, fingerprint)
-    manager = Manager(registry, index, cache, resolver, router, quotas, fingerprint)
+    pinning = Pinning(policies, resolver, cache)
+    manager = Manager(registry, index, cache, resolver, router, pinning, quotas, fingerprint)
     admission = Admission(settings.requests_in_flight)
     return _Core(
         dispatcher,
@@ -256,7 +257,7 @@ def _core(
         Predictor(router, cache, dispatcher, admission, quotas, metrics, tracer),
         manager,
         Releases(index, cache, resolver, router, fingerprint),
-        Pinning(policies, resolver, cache),
+        pinning,
         registry,
         Residency(resolver, cache),
         quotas,

@@ -25,6 +25,7 @@ from service import audit
 from service.cache.adapter_cache import AdapterCache
 from service.cache.resolver import Resolver
 from service.errors import AdapterLoadFailed, ServiceError
+from service.pinning import Pinning
 from service.quotas import Quotas
 from service.routing import Router
 from service.types import TaskKey as TaskName
@@ -44,6 +45,7 @@ class Manager:
         cache: Loads and proves.
         resolver: Is told at once what changes here.
         router: Forgets the canaries of what is deleted.
+        pinning: Forgets the pins of what is deleted.
         quotas: How much a tenant may have.
         fingerprint: The backbone that is served.
         clock: Seconds since the epoch.
@@ -56,6 +58,7 @@ class Manager:
         cache: AdapterCache,
         resolver: Resolver,
         router: Router,
+        pinning: Pinning,
         quotas: Quotas,
         fingerprint: str,
         *,
@@ -66,6 +69,7 @@ class Manager:
         self._cache = cache
         self._resolver = resolver
         self._router = router
+        self._pinning = pinning
         self._quotas = quotas
         self._fingerprint = fingerprint
         self._clock = clock
@@ -205,7 +209,9 @@ class Manager:
         """
         await self._index.delete_task(key, now=self._clock())
         self._resolver.forget(key)
-        await self._router.end(TaskName(key.tenant, key.task))
+        name = TaskName(key.tenant, key.task)
+        await self._router.end(name)
+        await self._pinning.unpin(name)
 
     async def collect_garbage(self) -> None:
         """Delete the checkpoints that no version has any more; see `Registry.collect_garbage`.

@@ -64,4 +64,4 @@ def _sqlite_path(url: str) -> Path:
             f"{public_name(url)!r} is not the URL of an index. Write sqlite:///PATH, such as "
             "sqlite:////var/lib/protuning/index.db, or redis://HOST:PORT/DATABASE."
         )
-    return Path(path)
+    return Path(path).expanduser()

@@ -76,12 +76,14 @@ def create(
 
 
 async def _create(index: str, wanted: "NewKey") -> "CreatedKey":
-    from adapters.store.opening import open_records
+    from adapters.store.opening import index_exists, open_records
     from service.http.schemas import CreatedKey
     from service.keys import KeyRing
     from service.policies import Policies
     from service.tenants import Key
 
+    if not index_exists(index):
+        typer.echo(f"There was no index at {index}: this one is new, and empty.", err=True)
     records = open_records(index)
     try:
         ring = KeyRing(Policies(records, (Key,)), required=True)

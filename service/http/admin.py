@@ -9,6 +9,7 @@ from service import tenants
 from service.http import schemas
 from service.http.audit import audited, tell
 from service.http.auth import Administering
+from service.http.errors import InvalidRequest
 from service.http.json_body import described, read_json
 from service.http.paging import CURSOR, DEFAULT_LIMIT, Limit
 from service.http.services import Given, Services, admitted
@@ -32,6 +33,11 @@ async def create_key(
 ) -> schemas.CreatedKey:
     """Create a key. What has to be presented stands in this answer and nowhere else."""
     wanted = await read_json(request, schemas.NewKey)
+    if services.keys.is_open and "admin" not in wanted.scopes:
+        raise InvalidRequest(
+            "The first key closes the server to everybody who has none, and this one could not "
+            "create another: give it the scope admin too, or create an administrator's key first."
+        )
     key, token = await services.keys.create(
         wanted.tenant, wanted.scopes, name=wanted.name, expires_at=wanted.expires_at
     )

@@ -188,8 +188,9 @@ def test_other_urls_are_refused(url: str) -> None:
 async def test_relative_and_absolute_urls_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three slashes and a path: relative to the working directory, or absolute."""
+    """Three slashes and a path: relative to the working directory or home, or absolute."""
     monkeypatch.chdir(tmp_path)
-    for url in ("sqlite:///one #%.db", f"sqlite:///{tmp_path}/two.db"):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for url in ("sqlite:///one #%.db", f"sqlite:///{tmp_path}/two.db", "sqlite:///~/three.db"):
         await open_index(url).close()
-    assert {"one #%.db", "two.db"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"one #%.db", "two.db", "three.db"} <= {path.name for path in tmp_path.iterdir()}

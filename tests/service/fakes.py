@@ -265,9 +265,9 @@ async def service(
     predictor = Predictor(
         router, cache, dispatcher, Admission(in_flight), quotas, metrics, Tracer()
     )
-    manager = Manager(registry, index, cache, resolver, router, quotas, fingerprint)
-    releases = Releases(index, cache, resolver, router, fingerprint)
     pinning = Pinning(policies, resolver, cache)
+    manager = Manager(registry, index, cache, resolver, router, pinning, quotas, fingerprint)
+    releases = Releases(index, cache, resolver, router, fingerprint)
     residency = Residency(resolver, cache)
     try:
         yield Service(

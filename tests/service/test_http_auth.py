@@ -48,6 +48,22 @@ async def test_without_a_key_it_is_401_with_a_challenge(stranger):
         assert answer.json()["type"].endswith(":unauthenticated")
 
 
+async def test_the_first_key_of_an_open_server_is_an_administrators(records):
+    """Another would lock everybody out, whoever makes it included."""
+    with http_fakes.services(keys=policy_fakes.key_ring(records, required=False)) as services:
+        await services.keys._policies.refresh()
+        async with http_fakes.client(services) as client:
+            refused = await client.post("/admin/keys", json={"tenant": "acme"})
+            assert refused.status_code == 422
+            assert "scope admin" in refused.json()["detail"]
+            wanted = {"tenant": "default", "scopes": ["admin"]}
+            first = await client.post("/admin/keys", json=wanted)
+            assert first.status_code == 201
+            as_admin = bearer(first.json()["key"])
+            second = await client.post("/admin/keys", json={"tenant": "acme"}, headers=as_admin)
+            assert second.status_code == 201
+
+
 async def test_a_key_is_taken_from_either_header(behind, stranger):
     """`Authorization: Bearer` and `X-API-Key`; another scheme is no key."""
     _, token = await behind.keys.create("acme", frozenset({"predict"}))

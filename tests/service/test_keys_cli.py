@@ -45,6 +45,8 @@ def test_a_first_key_is_made_on_the_index_itself(tmp_path):
     index = f"sqlite:///{tmp_path}/index.db"
     made = _run("create", "--scope", "predict", "--scope", "admin", "--index", index)
     assert made.exit_code == 0, made.output
+    assert "is new, and empty" in made.stderr
+    assert "new" not in _run("create", "--index", index).stderr
 
     async def who():
         records = open_records(index)

@@ -19,6 +19,7 @@ from adapters.store.index import TaskKey
 from adapters.store.registry import GRACE_SECONDS
 from service.errors import AdapterLoadFailed, QuotaExceeded, ShuttingDown
 from service.limits import TenantLimits
+from service.types import TaskKey as Task
 from tests import makers
 from tests.service.fakes import (
     ANYIO_BACKEND,
@@ -245,6 +246,15 @@ async def test_a_deleted_task_is_gone_at_once(stack, made):
     assert not stack.resolver._known
     with pytest.raises(UnknownTask):
         await stack.manager.delete(FLOWERS)
+
+
+async def test_a_deleted_tasks_name_is_not_pinned_for_the_next(stack, made):
+    """Its adapter may leave the engine, and so may that of a new task with the name."""
+    await stack.manager.register(FLOWERS, made[0].data)
+    await stack.pinning.pin(Task("default", "flowers"))
+    await stack.manager.delete(FLOWERS)
+    assert not stack.pinning.is_pinned(Task("default", "flowers"))
+    assert stack.device._residents.pinned_bytes == 0
 
 
 async def test_published_versions_are_proved_and_made_active(stack, made):
