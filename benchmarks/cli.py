@@ -127,7 +127,6 @@ def steady(
 def precision(
     adapter: Annotated[Path, typer.Argument(help="A servable adapter.")],
     data: Annotated[str, typer.Argument(help="Labelled images; the test split counts.")],
-    backbone: Backbone = "resnet50",
     weights: Weights = "hub",
     batch: Batch = 8,
     kind: EngineChoice = Kind.COMPILED,
@@ -136,11 +135,13 @@ def precision(
 ) -> None:
     """Compare an engine's answers on real images with the adapter's own model in float32."""
     from adapters.backbone import load_backbone
+    from adapters.checkpoint import read
     from benchmarks.precision import measure
 
+    checkpoint = read(adapter)
     result = measure(
-        load_backbone(backbone, weights),
-        adapter,
+        load_backbone(checkpoint.manifest.backbone.name, weights),
+        checkpoint,
         data,
         kind=kind.value,
         dtype=dtype.value,

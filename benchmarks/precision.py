@@ -3,14 +3,13 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adapters.backbone import StagedBackbone
-from adapters.checkpoint import read
+from adapters.checkpoint import Checkpoint
 from adapters.model import AdapterModel
 from adapters.preprocess import EvalTransform
 from benchmarks.engine import budget
@@ -37,7 +36,7 @@ class PrecisionResult:
 
 def measure(
     backbone: StagedBackbone,
-    adapter: Path,
+    checkpoint: Checkpoint,
     data: str,
     *,
     kind: EngineKind,
@@ -47,11 +46,10 @@ def measure(
     """Run the test images of `data` through the adapter, one by one model and by the engine.
 
     Raises:
-        AdapterError: the adapter cannot be read, or is another backbone's.
+        AdapterError: the adapter is another backbone's.
         DataError: the images cannot be opened.
         EngineUnavailable: this machine cannot run what is asked for.
     """
-    checkpoint = read(adapter)
     task = open_adapter_task(checkpoint, backbone, data)
     truth = torch.tensor(labels_of(task.samples))
     folded = fold_adapter(checkpoint)
