@@ -22,8 +22,6 @@ from training.directory import HISTORY, RunDirectory
 from training.errors import MissingPackage
 from training.state import EpochRow
 
-_MOST_LINES = 20
-
 
 class Observer(Protocol):
     """Whoever wants to know how training goes on."""
@@ -75,11 +73,11 @@ class Observers:
 class ConsoleObserver:
     """A bar with the time left, images/s and loss on a terminal; lines of epochs everywhere."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
-        """Print every k-th of `epochs` and the last, so that there are some 20 lines."""
+    def __init__(self, console: Console, epochs: int, lines: int = 20) -> None:
+        """Print every k-th of `epochs` and the last, so that there are some `lines`."""
         self._console = console
         self._epochs = epochs
-        self._every = -(-epochs // _MOST_LINES)
+        self._every = -(-epochs // lines)
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -93,7 +91,9 @@ class ConsoleObserver:
         self._task: TaskID | None = None
 
     def begin(self, updates: int, done: int) -> None:
-        """Show the bar."""
+        """Show the bar, or else say that it has begun."""
+        if not self._console.is_terminal:
+            self._console.print(f"training: {self._epochs} epochs, {updates - done} updates to go")
         self._task = self._bar.add_task("", total=updates, completed=done, figures="")
         self._bar.start()
 
@@ -103,7 +103,7 @@ class ConsoleObserver:
             return
         self._bar.advance(self._task)
         if loss is not None and images_per_s is not None:
-            figures = f"{images_per_s:,.0f} images/s  loss {loss:.4f}"
+            figures = f"{_speed(images_per_s)}  loss {loss:.4f}"
             self._bar.update(self._task, figures=figures)
 
     def epoch(self, history: Sequence[EpochRow]) -> None:
@@ -114,13 +114,17 @@ class ConsoleObserver:
         measured = "" if row.val_top1 is None else f"  val top-1 {row.val_top1:.2%}"
         self._console.print(
             f"epoch {row.epoch}  loss {row.train_loss:.4f}{measured}  lr {row.lr:.2e}  "
-            f"{row.images_per_s:,.0f} images/s",
+            f"{_speed(row.images_per_s)}",
             highlight=False,
         )
 
     def end(self) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+def _speed(images_per_s: float) -> str:
+    return f"{images_per_s:,.{0 if images_per_s >= 10 else 1}f} images/s"
 
 
 class CsvObserver:

@@ -12,11 +12,14 @@ from examples.demo.burst import Ask
 from training.config import make_config
 from training.directory import ADAPTER, RunDirectory
 from training.evaluate import evaluate_adapter, open_adapter_task
+from training.methods import settle
+from training.progress import ConsoleObserver
 from training.run import train
 
 # A few hundred pictures make few updates: small batches and a high rate make the most of them.
 _BATCH_SIZE = 16
 _LR = 3e-3
+_LINES = 4  # of a training's progress
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ def _train(
     given = {"backbone": backbone.name, "weights": backbone.weights, **options}
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
     console.print(f"  protuning train {images} {flags} --out {out}", style="dim", soft_wrap=True)
-    return train(make_config({"data": str(images), **given}), RunDirectory(out), overwrite=True)
+    config = settle(make_config({"data": str(images), **given}))
+    assert config.epochs is not None  # noqa: S101  settled
+    observers = [ConsoleObserver(console, config.epochs, lines=_LINES)]
+    return train(config, RunDirectory(out), overwrite=True, observers=observers)
 
 
 def _evaluate(adapter: Path, images: Path, backbone: Backbone) -> float:

@@ -114,6 +114,16 @@ def test_long_runs_print_some_twenty_epochs(epochs):
     lines = text.getvalue().splitlines()
     assert min(epochs, 10) <= len(lines) <= 21
     assert lines[-1].startswith(f"epoch {epochs} ")
+    assert lines[-1].endswith(" 9.0 images/s"), "as slow a run is not said to stand still"
+
+
+def test_a_run_says_without_a_terminal_that_it_has_begun():
+    """The first epoch may take minutes."""
+    text = io.StringIO()
+    observer = progress.ConsoleObserver(Console(file=text), 20)
+    observer.begin(updates=100, done=40)
+    observer.end()
+    assert text.getvalue() == "training: 20 epochs, 60 updates to go\n"
 
 
 def test_corruptions_are_measured_on_request(flags, pictures, weights, tmp_path, monkeypatch):
