@@ -57,6 +57,8 @@ def configure(
     torch = logging.getLogger("torch")
     torch.handlers.clear()
     torch.propagate = True
+    # But not that it looks in vain for CUDA, which every machine without a GPU would warn of.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -75,18 +75,19 @@ def open_engine(backbone: StagedBackbone, options: EngineOptions) -> TorchEngine
         EngineUnavailable: this machine cannot run what is asked for.
     """
     candidates = _candidates(options)
-    for number, (make, dtype) in enumerate(candidates, 1):
-        # Compiling takes a minute or two, in which nothing else is heard.
-        log.info("engine_starting", engine=make.__name__, dtype=dtype)
+    for number, (name, dtype) in enumerate(candidates, 1):
+        # In what follows nothing else is heard.
+        lasts = {"compiling": "a minute or two"} if name == "compiled" else {}
+        log.info("engine_starting", engine=name, dtype=dtype, **lasts)
         try:
-            engine = make(backbone, options, dtype)
+            engine = _MAKES[name](backbone, options, dtype)
             engine.warm_up((1, options.batch_images))
             if options.dtype == "auto" and dtype == "bfloat16":
                 _require_accuracy(engine, backbone)
         except EngineUnavailable as error:
             if number == len(candidates):
                 raise
-            log.info("engine_passed_over", engine=make.__name__, dtype=dtype, reason=str(error))
+            log.info("engine_passed_over", engine=name, dtype=dtype, reason=str(error))
         else:
             log.info("engine_chosen", engine=engine.name, dtype=dtype, device=engine.device)
             return engine
@@ -96,14 +97,9 @@ def open_engine(backbone: StagedBackbone, options: EngineOptions) -> TorchEngine
 _Make = Callable[[StagedBackbone, EngineOptions, DtypeName], TorchEngine]
 
 
-def _candidates(options: EngineOptions) -> list[tuple[_Make, DtypeName]]:
+def _candidates(options: EngineOptions) -> list[tuple[str, DtypeName]]:
     """The engines that may serve, the fastest first."""
-    makes: dict[EngineKind, tuple[_Make, ...]] = {
-        "auto": (compiled, eager),
-        "compiled": (compiled,),
-        "torch": (eager,),
-        "onnx": (onnx,),
-    }
+    names = ("compiled", "torch") if options.kind == "auto" else (options.kind,)
     dtypes: tuple[DtypeName, ...]
     if options.dtype != "auto":
         dtypes = (options.dtype,)
@@ -111,7 +107,7 @@ def _candidates(options: EngineOptions) -> list[tuple[_Make, DtypeName]]:
         dtypes = ("bfloat16", "float32")
     else:
         dtypes = ("float32",)
-    return [(make, dtype) for make in makes[options.kind] for dtype in dtypes]
+    return [(name, dtype) for name in names for dtype in dtypes]
 
 
 def eager(backbone: StagedBackbone, options: EngineOptions, dtype: DtypeName) -> TorchEngine:
@@ -160,6 +156,9 @@ def onnx(backbone: StagedBackbone, options: EngineOptions, dtype: DtypeName) -> 
         dtype=dtype,
         device=options.device,
     )
+
+
+_MAKES: dict[str, _Make] = {"compiled": compiled, "torch": eager, "onnx": onnx}
 
 
 def _is_fast_at_bfloat16(device: str) -> bool:
