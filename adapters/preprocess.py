@@ -21,10 +21,18 @@ ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP")
 # A crop takes the short side, so the long one is scaled by the same factor: beyond this ratio a
 # few bytes would become gigabytes.
 _MAX_ASPECT = 100
-# Every scan of a progressive JPEG and every colour profile of a PNG is decoded anew.
-_MAX_SCANS = 100
-_MAX_PROFILES = 8
+# Every scan of a progressive JPEG and every colour profile of a PNG is decoded anew, and every
+# piece of EXIF costs a copy of all before it. (The zero begins the length of a scan's header:
+# without it, the pixels of any large PNG would hold a hundred.)
+_MAX_OF = {
+    b"\xff\xda\0": 100,
+    b"iCCP": 8,
+    b"Exif\0\0": 100,
+}
 _MAX_EXIF_BYTES = 256 * 2**10
+# Pillow's parsers are Python and read up to four times for each segment, chunk or byte of padding.
+# A camera's JPEG takes some hundred reads, a PNG of 16 MiB in chunks of 8 KiB some 6,000.
+_MAX_READS = 100_000
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 # What undoes an EXIF orientation.
 _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -69,6 +77,11 @@ def decode_pixels(data: bytes, limits: ImageLimits | None = None) -> NDArray[np.
             f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. "
             "Send a smaller file."
         )
+    if any(data.count(mark) > most for mark, most in _MAX_OF.items()):
+        raise BrokenImage(
+            "The image has more scans, colour profiles or pieces of EXIF than any camera writes. "
+            "Re-encode it."
+        )
     image = _open(data)
     if image.width * image.height > limits.max_pixels:
         raise ImageTooLarge(
@@ -80,10 +93,6 @@ def decode_pixels(data: bytes, limits: ImageLimits | None = None) -> NDArray[np.
             f"The image has {image.width} x {image.height} pixels, more than {_MAX_ASPECT} to 1. "
             "Cut it."
         )
-    if data.count(b"\xff\xda") > _MAX_SCANS or data.count(b"iCCP") > _MAX_PROFILES:
-        raise BrokenImage(
-            "The image has more scans or colour profiles than any camera writes. Re-encode it."
-        )
     try:
         pixels = _from_jpeg(image, data)
         return _from_any(image) if pixels is None else pixels
@@ -93,9 +102,28 @@ def decode_pixels(data: bytes, limits: ImageLimits | None = None) -> NDArray[np.
         ) from error
 
 
+class _Encoded(io.BytesIO):
+    """An encoded image that may be read from `_MAX_READS` times, which bounds Pillow's parsers."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes.
+
+        Raises:
+            ValueError: there were too many reads.
+        """
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise ValueError("it has more segments or chunks than any camera writes")
+        return super().read(size)
+
+
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
+        # A read takes a byte at least: there cannot be too many of a short file.
+        source = _Encoded(data) if len(data) > _MAX_READS else io.BytesIO(data)
+        return Image.open(source, formats=ALLOWED_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"{error} Scale the image down.") from error
     except UnidentifiedImageError as error:

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -165,13 +166,87 @@ def test_decompression_bombs_are_too_large(side):
 
 
 def _png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"")
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def _after_the_start(kind: str, more: bytes) -> bytes:
+    """A small image with `more` between the magic (and a PNG's header) and the rest."""
+    data = makers.encode(makers.picture(), kind)
+    start = {"JPEG": 2, "PNG": 33}[kind]
+    return data[:start] + more + data[start:]
+
+
+LONG_HEADERS = {
+    "pieces of EXIF": ("JPEG", _segment(0xE1, b"Exif\0\0a") * 101),
+    "comments": ("JPEG", _segment(0xFE, b"x") * 40_000),
+    "padding": ("JPEG", b"\xff" * 120_000),
+    "strays": ("JPEG", b"\xff\xd0" + b"a" * 120_000),
+    "markers": ("JPEG", b"\xff\xd0" * 60_000),
+    "texts": ("PNG", _chunk(b"tEXt", b"k\0v") * 40_000),
+    "empty pixels": ("PNG", _chunk(b"IDAT", b"") * 60_000),
+}
+
+
+@pytest.mark.parametrize("name", LONG_HEADERS)
+def test_headers_of_endless_parts_are_refused(name):
+    """What Pillow reads part by part in Python, seconds and minutes long, has an end."""
+    with pytest.raises(BrokenImage, match="than any camera writes"):
+        decode(_after_the_start(*LONG_HEADERS[name]))
+
+
+REAL_HEADERS = {
+    "a profile in 200 pieces": ("JPEG", _segment(0xE2, b"ICC_PROFILE\0" + b"a" * 60_000) * 200),
+    "XMP of megabytes": (
+        "JPEG",
+        _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + b"a" * 60_000) * 200,
+    ),
+    "1,000 texts": ("PNG", _chunk(b"tEXt", b"k\0v") * 1_000),
+}
+
+
+@pytest.mark.parametrize("name", REAL_HEADERS)
+def test_headers_of_many_parts_are_taken(name):
+    """More than cameras and programs write."""
+    kind, more = REAL_HEADERS[name]
+    plain = decode_pixels(makers.encode(makers.picture(), kind))
+    assert np.array_equal(decode_pixels(_after_the_start(kind, more)), plain)
+
+
+def test_a_large_png_of_small_chunks_is_taken():
+    """Its pixels hold any two bytes hundreds of times, a scan's marker too."""
+    noise = np.random.default_rng(0).integers(0, 256, (2_000, 2_000, 3), np.uint8)
+    whole = makers.encode(Image.fromarray(noise), compress_level=0)
+    start, end = whole.index(b"IDAT") - 4, len(whole) - 12
+    pixels = b"".join(_chunks_of(whole[start:end]))
+    parts = (pixels[at : at + 4_096] for at in range(0, len(pixels), 4_096))
+    data = whole[:start] + b"".join(_chunk(b"IDAT", part) for part in parts) + whole[end:]
+    assert data.count(b"\xff\xda") > 100
+    assert np.array_equal(decode_pixels(data), noise)
+
+
+def _chunks_of(png: bytes) -> Iterator[bytes]:
+    """The bodies of a PNG's chunks."""
+    while png:
+        length = int.from_bytes(png[:4], "big")
+        yield png[8 : 8 + length]
+        png = png[12 + length :]
+
+
+def test_of_a_file_with_several_photos_the_first_counts():
+    """MPO, as stereo and burst cameras write it: JPEGs one after the other."""
+    first, second = makers.picture(seed=1), makers.picture(seed=2)
+    data = makers.encode(first, "MPO", save_all=True, append_images=[second] * 20)
+    alone = makers.encode(first, "JPEG")
+    assert np.array_equal(decode_pixels(data), decode_pixels(alone))
 
 
 # Decodes images in a process of its own, and says by how many bytes a pixel it has grown at most.
