@@ -14,6 +14,7 @@ ServiceError
 ├── EngineFailed            the engine raised while it ran the request's images
 ├── QuotaExceeded           the tenant has as many tasks or bytes as it may
 ├── TooManyImages           the request could never be taken, however empty the server
+├── TooManyLabels           the answer would hold more labels, or text of them, than one may
 ├── DeadlineExceeded        the answer would come later than the client waits
 ├── RequestCancelled        the client has gone
 ├── LineBroken              an HTTP process and the engine's do not understand each other
@@ -102,6 +103,10 @@ class QuotaExceeded(ServiceError):
 
 class TooManyImages(ServiceError):
     """More images than the queue holds when it is empty; only a smaller request helps."""
+
+
+class TooManyLabels(ServiceError):
+    """The answer would hold more labels than one may; only asking for less helps."""
 
 
 class DeadlineExceeded(ServiceError):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from adapters.manifest import AdapterRef
 from service.admission import Admission
 from service.batching.dispatcher import Answer, Dispatcher, Job
 from service.cache.adapter_cache import AdapterCache, Lease
-from service.errors import DeadlineExceeded, RateLimited, TaskNotFound
+from service.errors import DeadlineExceeded, RateLimited, TaskNotFound, TooManyLabels
 from service.metrics import Metrics
 from service.quotas import Quotas
 from service.routing import Router
@@ -23,6 +23,13 @@ from service.tracing import Tracer
 from service.types import Allowance, TaskKey
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
+
+# Of one answer: 64 images with 1,000 labels each stay below it.
+MAX_LABELS = 2**16
+# Of all their text: a label may have 1 KiB, and each image repeats it.
+MAX_LABEL_BYTES = 2**23
+# More labels than this are put together off the event loop.
+MANY_LABELS = 2**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class _Question:
     images: Tensor
     deadline: float
     top_k: int
+    label_bytes: int
     priority: int
     logits: bool
     canary_key: str | None
@@ -137,11 +145,14 @@ class Predictor:
             AdapterLoadFailed: it could not be loaded or proved.
             EngineFailed: the engine raised while it ran these images.
             TooManyImages: the queue could never hold them, or the tenant's limit is less.
+            TooManyLabels: images x tasks x `top_k` are over MAX_LABELS, or the text of the
+                labels that were found is over MAX_LABEL_BYTES.
             RateLimited: the tenant is over a limit of its own.
             DeadlineExceeded: the deadline passed.
             RetryLater: the server is overloaded, or about to stop.
             StoreUnavailable: the index cannot be reached.
         """
+        _require_few_labels(len(images), 1, top_k)
         self._report_decoding(decode_seconds)
         question = _Question(
             task=TaskKey(tenant, task),
@@ -149,6 +160,7 @@ class Predictor:
             images=torch.from_numpy(images),
             deadline=deadline,
             top_k=top_k,
+            label_bytes=MAX_LABEL_BYTES,
             priority=priority,
             logits=logits,
             canary_key=canary_key,
@@ -179,6 +191,7 @@ class Predictor:
             ServiceError: see `predict`.
             StoreUnavailable: see `predict`.
         """
+        _require_few_labels(len(images), len(tasks), top_k)
         self._report_decoding(decode_seconds)
         pixels = torch.from_numpy(images)
         questions = [
@@ -188,6 +201,7 @@ class Predictor:
                 images=pixels,
                 deadline=deadline,
                 top_k=top_k,
+                label_bytes=MAX_LABEL_BYTES // len(tasks),
                 priority=priority,
                 logits=False,
                 canary_key=canary_key,
@@ -249,6 +263,8 @@ class Predictor:
         )
         answer = await self._dispatcher.submit(job)
         self._report(question.task, lease, answer)
+        if len(question.images) * question.top_k > MANY_LABELS:
+            return await asyncio.to_thread(_prediction, ref, lease, answer, question, allowances)
         return _prediction(ref, lease, answer, question, allowances)
 
     def _report(self, task: TaskKey, lease: Lease, answer: Answer) -> None:
@@ -325,6 +341,25 @@ def _outcome(error: BaseException) -> str:
     return type(error).__name__
 
 
+def _require_few_labels(images: int, tasks: int, top_k: int) -> None:
+    """Bound an answer before anything is done for it."""
+    if images * tasks * top_k > MAX_LABELS:
+        raise TooManyLabels(
+            f"{images} images x {tasks} tasks x {top_k} labels are more than the {MAX_LABELS:,} "
+            "labels that an answer may hold. Ask for fewer labels (top_k, or classification), or "
+            "send fewer images or tasks in one request."
+        )
+
+
+def _require_short_text(labels: Iterable[str], most: int) -> None:
+    if sum(len(label.encode()) for label in labels) > most:
+        raise TooManyLabels(
+            f"The labels found have more than {most:,} bytes of text, all that an answer may hold "
+            "of a task. Ask for fewer labels (top_k, or classification), or send fewer images or "
+            "tasks in one request."
+        )
+
+
 def _prediction(
     ref: AdapterRef,
     lease: Lease,
@@ -334,9 +369,11 @@ def _prediction(
 ) -> Prediction:
     top_k = min(question.top_k, len(lease.labels))
     scores, indices = answer.logits.softmax(-1).topk(top_k)
+    rows = indices.tolist()
+    _require_short_text((lease.labels[i] for row in rows for i in row), question.label_bytes)
     labels = tuple(
         tuple(Label(lease.labels[i], i, score) for i, score in zip(row, row_scores, strict=True))
-        for row, row_scores in zip(indices.tolist(), scores.tolist(), strict=True)
+        for row, row_scores in zip(rows, scores.tolist(), strict=True)
     )
     timing = Timing(
         decode_ms=1e3 * question.decode_seconds,

@@ -10,7 +10,7 @@ from service.http.schemas import Prediction, Timing
 
 # What servers take by default; one that takes fewer says so.
 MOST_IMAGES = 64
-_TOO_MUCH = ("too-many-images", "body-too-large")
+_TOO_MUCH = ("too-many-images", "too-many-labels", "body-too-large")
 _NUMBERED = re.compile(r"Image (\d+) of \d+: (.*)", re.DOTALL)
 
 

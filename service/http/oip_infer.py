@@ -1,5 +1,6 @@
 """Inference by the Open Inference Protocol v2: other shapes around the same prediction."""
 
+import asyncio
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from fastapi import APIRouter, Depends, Request, Response
 from numpy.typing import NDArray
 
-from adapters.manifest import TaskId
+from adapters.manifest import MAX_CLASSES, TaskId
 from service.http import oip_schemas as wire
 from service.http.auth import Predicting
 from service.http.inference import SERVER_TIMING, server_timing, timeout_of, unless_gone
@@ -89,14 +90,21 @@ async def _infer(
         deadline=deadline,
         version=version,
         canary_key=canary_key,
-        top_k=max(output.parameters.classification or 1 for output in asked.outputs or OUTPUTS),
+        top_k=_top_k(asked),
         logits=True,
         decode_seconds=decode_seconds,
     )
     prediction = await unless_gone(request, work)
-    answer, binary = answered(asked, prediction)
     headers = {SERVER_TIMING: server_timing(prediction.timing)}
-    return respond(answer, binary, headers | rate_headers(prediction.allowances))
+    headers |= rate_headers(prediction.allowances)
+    # The scores of all classes may be a million numbers.
+    return await asyncio.to_thread(lambda: respond(*answered(asked, prediction), headers))
+
+
+def _top_k(asked: wire.InferRequest) -> int:
+    wanted = max(output.parameters.classification or 1 for output in asked.outputs or OUTPUTS)
+    # No task has more classes: whoever asks for all of them need not know how many there are.
+    return min(wanted, MAX_CLASSES)
 
 
 def answered(

@@ -1,6 +1,8 @@
 """The routes that predict."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -44,10 +46,9 @@ Tasks = Annotated[
 _TASK_IDS: TypeAdapter[tuple[TaskId, ...]] = TypeAdapter(tuple[TaskId, ...])
 
 
-@router.post("/tasks/{task}/predict", openapi_extra=OPENAPI_BODY)
+@router.post("/tasks/{task}/predict", openapi_extra=OPENAPI_BODY, response_model=schemas.Prediction)
 async def predict(
     request: Request,
-    response: Response,
     services: GivenFront,
     tenant: Predicting,
     task: TaskId,
@@ -56,7 +57,7 @@ async def predict(
     timeout_ms: TimeoutMs = None,
     priority: Priority = 0,
     canary_key: CanaryKey = None,
-) -> schemas.Prediction:
+) -> Response:
     """What the task sees in each image."""
     images = await _receive(request, services, tenant, timeout_ms)
     work = services.predictor.predict(
@@ -71,15 +72,12 @@ async def predict(
         decode_seconds=images.decode_seconds,
     )
     prediction = await unless_gone(request, work)
-    response.headers[SERVER_TIMING] = server_timing(prediction.timing)
-    response.headers.update(rate_headers(prediction.allowances))
-    return _wire(prediction)
+    return await _respond([prediction], lambda: _wire(prediction))
 
 
-@router.post("/predict", openapi_extra=OPENAPI_BODY)
+@router.post("/predict", openapi_extra=OPENAPI_BODY, response_model=schemas.ManyPredictions)
 async def predict_many(
     request: Request,
-    response: Response,
     services: GivenFront,
     tenant: Predicting,
     tasks: Tasks,
@@ -87,7 +85,7 @@ async def predict_many(
     timeout_ms: TimeoutMs = None,
     priority: Priority = 0,
     canary_key: CanaryKey = None,
-) -> schemas.ManyPredictions:
+) -> Response:
     """What each of several tasks sees in the same images, in the order of `tasks`."""
     names = _task_ids(tasks)
     images = await _receive(request, services, tenant, timeout_ms)
@@ -102,9 +100,10 @@ async def predict_many(
         decode_seconds=images.decode_seconds,
     )
     predictions = await unless_gone(request, work)
-    response.headers[SERVER_TIMING] = server_timing(*(each.timing for each in predictions))
-    response.headers.update(rate_headers(predictions[-1].allowances))
-    return schemas.ManyPredictions(results=[_wire(each) for each in predictions])
+    return await _respond(
+        predictions,
+        lambda: schemas.ManyPredictions(results=[_wire(each) for each in predictions]),
+    )
 
 
 def _task_ids(text: str) -> tuple[str, ...]:
@@ -138,6 +137,21 @@ async def _receive(
     started = time.monotonic()
     pixels = await services.images.read(tenant, encoded, started + timeout)
     return _Images(pixels, time.monotonic() - started, started + timeout)
+
+
+async def _respond(
+    predictions: list[use_case.Prediction], made: Callable[[], schemas.Wire]
+) -> Response:
+    """The answer that is made of predictions; a long one off the event loop."""
+    headers = {SERVER_TIMING: server_timing(*(each.timing for each in predictions))}
+    headers |= rate_headers(predictions[-1].allowances)
+
+    def render() -> Response:
+        json = made().model_dump_json().encode()
+        return Response(json, media_type="application/json", headers=headers)
+
+    labels = sum(len(image) for each in predictions for image in each.labels)
+    return render() if labels <= use_case.MANY_LABELS else await asyncio.to_thread(render)
 
 
 def _wire(prediction: use_case.Prediction) -> schemas.Prediction:

@@ -55,6 +55,7 @@ STATUS_BY_ERROR: dict[type[Exception], int] = {
     service.EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     service.QuotaExceeded: HTTPStatus.FORBIDDEN,
     service.TooManyImages: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    service.TooManyLabels: HTTPStatus.UNPROCESSABLE_ENTITY,
     service.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     service.RequestCancelled: CLIENT_CLOSED_REQUEST,
     service.LineBroken: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -93,7 +93,14 @@ class Answering:
             log.exception("prediction_crashed", task=question.tasks)
             answer = {"error": error_message(error)}
         finally:
+            self._send(question, answer)
+
+    def _send(self, question: Question, answer: Message) -> None:
+        try:
             self._frames.send({"id": question.id, **answer})
+        except LineBroken as error:
+            log.exception("answer_too_long", task=question.tasks)
+            self._frames.send({"id": question.id, "error": error_message(error)})
 
     async def _predict(self, question: Question) -> list[Prediction]:
         images = self._slab.look(question.start, question.images)

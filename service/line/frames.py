@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 
 from service.errors import LineBroken
 
-# A prediction for 64 images with 1,000 labels each stays below it.
+# Every answer stays far below it: `service.predict` bounds its labels and their text.
 MAX_BYTES = 64 * 2**20
 _LENGTH = struct.Struct(">I")
 
@@ -32,8 +32,13 @@ class Frames:
         """Send a message; to an end that has gone, nothing is sent.
 
         What is sent is bounded by what the other end has asked for, so nobody waits here.
+
+        Raises:
+            LineBroken: the other end would refuse it for its length; nothing was sent.
         """
         data = to_json(message)
+        if len(data) > MAX_BYTES:
+            raise LineBroken(f"A message of {len(data):,} bytes; at most {MAX_BYTES:,} are sent.")
         self._writer.write(_LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> Message | None:

@@ -305,3 +305,11 @@ async def test_only_managers_load_and_unload():
             ):
                 assert (await client.request(method, path)).status_code == 401
             assert (await client.get("/v2")).status_code == 200
+
+
+async def test_whoever_asks_for_all_classes_need_not_know_their_number(client, behind):
+    """As many as a task can have are asked for, so that one image is never too much."""
+    outputs = [{"name": "logits", "parameters": {"classification": 2**31 - 1}}]
+    inputs = [numbers("pixels", "UINT8", [1, 8, 8, 3], [1] * 192)]
+    assert (await infer(client, inputs, outputs=outputs)).status_code == 200
+    assert behind.predictor.asked[-1]["top_k"] == 10_000

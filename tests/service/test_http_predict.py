@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import threading
 import time
 
@@ -225,6 +226,19 @@ async def test_ten_million_tiny_values_are_not_parsed(client):
         "/tasks/flowers/predict", content=body, headers={"content-type": "application/json"}
     )
     assert answer.status_code == 413
+
+
+async def test_long_answers_are_written_alike(client, monkeypatch):
+    """Off the event loop the answer is the same, for one task and for several."""
+    content = makers.encode(DARK)
+    for path in ("/tasks/flowers/predict", "/predict?tasks=flowers,birds"):
+        texts = []
+        for many in (10_000, 0):
+            monkeypatch.setattr("service.predict.MANY_LABELS", many)
+            answer = await client.post(path, content=content, headers=PNG)
+            assert answer.headers["content-type"] == "application/json"
+            texts.append(re.sub(r'"decode_ms":[^,]*', "", answer.text))
+        assert texts[0] == texts[1]
 
 
 async def test_errors_of_the_use_case_reach_the_client(client, behind):

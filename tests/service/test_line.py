@@ -4,7 +4,8 @@ import asyncio
 import inspect
 import socket
 from contextlib import asynccontextmanager
-from unittest.mock import create_autospec
+from dataclasses import replace
+from unittest.mock import AsyncMock, create_autospec
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from service.line.frames import Frames
 from service.line.slab import Slab
 from service.line.wire import error_message, error_of
 from service.metrics import Metrics
+from service.predict import MAX_LABEL_BYTES, MAX_LABELS, Label
 from service.types import Allowance
 from tests.service import http_fakes
 
@@ -231,6 +233,30 @@ async def test_changed_keys_are_announced():
         line.answering.refresh()
         async with asyncio.timeout(20):
             await line.refreshed.wait()
+
+
+async def test_the_largest_answer_crosses_the_line():
+    """As many labels as there may be, with as much text, of characters that JSON makes longest."""
+    text = '"' * (MAX_LABEL_BYTES // MAX_LABELS)
+    row = tuple(Label(text, 9_999, 1 / 3 * 1e-7) for _ in range(MAX_LABELS // 64))
+    async with _line() as line:
+        small = await line.ask()
+        largest = replace(small, labels=(row,) * 64)
+        line.predictor.predict = AsyncMock(return_value=largest)
+        assert await line.ask() == largest
+
+
+async def test_an_answer_that_is_too_long_fails_its_own_request_only(monkeypatch):
+    """It is not sent: the HTTP process hears of an error, and lives on."""
+    async with _line() as line:
+        small = await line.ask()
+        long = replace(small, labels=((Label("x" * 3_000, 0, 1.0),),))
+        line.predictor.predict = AsyncMock(side_effect=[long, small])
+        monkeypatch.setattr("service.line.frames.MAX_BYTES", 2_000)
+        with pytest.raises(LineBroken, match="at most 2,000"):
+            await line.ask()
+        assert await line.ask() == small
+        assert line.taken == 0
 
 
 @pytest.mark.parametrize(

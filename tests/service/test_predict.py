@@ -18,6 +18,7 @@ from service.errors import (
     RateLimited,
     TaskNotFound,
     TooManyImages,
+    TooManyLabels,
 )
 from service.limits import TenantLimits
 from service.types import TaskKey as Task
@@ -141,6 +142,36 @@ async def test_top_k_cuts_the_list(stack):
     for top_k, length in ((1, 1), (3, 3), (100, 4)):
         prediction = await ask(stack, "cars", pixels(2), top_k=top_k)
         assert [len(row) for row in prediction.labels] == [length] * 2
+
+
+async def test_an_answer_holds_a_bounded_number_of_labels(stack, engine):
+    """Images x tasks x labels: what asks for more is refused before anything is done for it."""
+    images = np.broadcast_to(pixels(), (66, *pixels().shape[1:])).copy()
+    some = partial(stack.predictor.predict_many, "default", TASKS, deadline=math.inf, top_k=1_000)
+    for asked in (ask(stack, "cars", images, top_k=1_000), some(images=images[:22])):
+        with pytest.raises(TooManyLabels, match="top_k"):
+            await asked
+    assert not engine.batches
+    prediction = await ask(stack, "cars", images[:64], top_k=1_000)
+    assert len(prediction.labels) == 64
+
+
+async def test_the_text_of_an_answers_labels_is_bounded(stack, monkeypatch):
+    """Its bytes: "class 0" has seven of them, and each image and each task repeats it."""
+    monkeypatch.setattr("service.predict.MAX_LABEL_BYTES", 7 * 6)
+    some = partial(stack.predictor.predict_many, "default", TASKS, deadline=math.inf)
+    assert len((await ask(stack, "cars", pixels(3), top_k=2)).labels) == 3
+    assert len(await some(images=pixels(2), top_k=1)) == 3
+    for asked in (ask(stack, "cars", pixels(4), top_k=2), some(images=pixels(3), top_k=1)):
+        with pytest.raises(TooManyLabels, match="text"):
+            await asked
+
+
+async def test_many_labels_are_put_together_alike(stack, monkeypatch):
+    """Off the event loop the answer is the same."""
+    few = await ask(stack, "cars", pixels(3))
+    monkeypatch.setattr("service.predict.MANY_LABELS", 0)
+    assert (await ask(stack, "cars", pixels(3))).labels == few.labels
 
 
 async def test_several_tasks_see_the_same_images_at_once(stack, made, engine):
