@@ -44,6 +44,9 @@ def _what_it_is(version: "Version") -> str:
 
 def _who_gets_it(version: "Version", task: "Task") -> str:
     part = traffic_of(task).get(version.version)
+    if part == "active" and version.version > 1:
+        undo = f"protuning tasks rollback {version.task}"
+        return f"It is served now (active); {undo} brings the one before it back."
     if part is not None:
         return f"It is served now ({part})."
     return (

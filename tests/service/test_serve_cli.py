@@ -100,7 +100,7 @@ def test_register_says_what_has_come_of_it(server, files, tmp_path):
     assert "protuning tasks activate words 2" in held
     again = _run(server, "register", "words", other)
     assert "These bytes are version 2 of words already" in again
-    assert "It is served now (active)." in again
+    assert "It is served now (active); protuning tasks rollback words brings" in again
 
 
 def test_the_task_commands(server, files, tmp_path):
