@@ -216,7 +216,7 @@ async def _serve_here(
             limits=request_limits(settings),
         )
         server = DrainingServer(
-            create_front_app(front, Relay("unused", front.drain)),
+            create_front_app(front, Relay("unused", front.drain, keys)),
             front.drain,
             timeout=1.0,
             announce=lambda _: None,

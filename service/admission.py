@@ -10,7 +10,7 @@ RETRY_AFTER = 1.0
 
 
 class Admission:
-    """At most `capacity` places are held at a time, say by requests or by images.
+    """At most `capacity` places are held at a time, say by requests, by images or by bytes.
 
     More is let in if its tenant would then hold no more places than are free before it, so that
     one flooding tenant fills half of them, and a newcomer finds room.
@@ -23,7 +23,19 @@ class Admission:
 
     @contextmanager
     def admit(self, tenant: str, places: int = 1) -> Iterator[None]:
-        """Hold places.
+        """Hold places inside.
+
+        Raises:
+            Overloaded: there are not so many for this tenant now.
+        """
+        self.take(tenant, places)
+        try:
+            yield
+        finally:
+            self.give_back(tenant, places)
+
+    def take(self, tenant: str, places: int) -> None:
+        """Hold places until they are given back.
 
         Raises:
             Overloaded: there are not so many for this tenant now.
@@ -36,9 +48,9 @@ class Admission:
                 retry_after=RETRY_AFTER,
             )
         self._held[tenant] += places
-        try:
-            yield
-        finally:
-            self._held[tenant] -= places
-            if not self._held[tenant]:
-                del self._held[tenant]
+
+    def give_back(self, tenant: str, places: int) -> None:
+        """End the hold of places."""
+        self._held[tenant] -= places
+        if not self._held[tenant]:
+            del self._held[tenant]

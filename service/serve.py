@@ -123,7 +123,7 @@ def plan_of(
             "requests_in_flight": math.ceil(2 * settings.requests_in_flight / count),
             "decoders": math.ceil(settings.decoders / count),
             "max_buffered_bytes": max(
-                settings.max_buffered_bytes // count, settings.max_body_bytes
+                settings.max_buffered_bytes // count, 2 * settings.max_body_bytes
             ),
         }
     )

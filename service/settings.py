@@ -169,7 +169,9 @@ class Settings(BaseSettings):
         default=64 * MEBIBYTE, description="Most bytes of a request's body, checkpoints included."
     )
     max_buffered_bytes: Count = Field(
-        default=GIBIBYTE, description="Most bytes of all bodies that are being worked on."
+        default=GIBIBYTE,
+        description="Most bytes of all bodies that are being worked on; of one "
+        "tenant's alone, half of them.",
     )
     body_timeout: Seconds = Field(
         default=60.0, description="Seconds within which a client sends its body."
@@ -246,6 +248,11 @@ class Settings(BaseSettings):
         if self.rate_limits not in (None, "memory") and self.rate_limits_redis is None:
             raise ValueError(
                 "rate_limits is neither memory nor the URL of a Redis; write redis://HOST"
+            )
+        if 2 * self.max_body_bytes > self.max_buffered_bytes:
+            raise ValueError(
+                "max_buffered_bytes is less than twice max_body_bytes, and a tenant gets half of "
+                "it; raise the one or lower the other"
             )
         if self.timeout_ms > self.max_timeout_ms:
             raise ValueError("timeout_ms is over max_timeout_ms; lower the one or raise the other")

@@ -68,7 +68,7 @@ async def _serve(descriptors: _Descriptors) -> int:
 
         predictor = RemotePredictor(frames, slab, refresh)
         drain = Drain()
-        relay = Relay(greeting["relay"], drain)
+        relay = Relay(greeting["relay"], drain, keys)
         stack.push_async_callback(relay.close)
         front = Front(
             predictor=predictor,

@@ -7,6 +7,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from service.http.services import GivenFront
+from service.keys import KeyRing
 from service.tenants import Principal, Scope
 
 _bearer = HTTPBearer(auto_error=False, description="A key, as `protuning keys create` gives it.")
@@ -19,14 +20,27 @@ async def authenticated(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     header: Annotated[str | None, Security(_header)],
 ) -> Principal:
-    """Whoever holds the request's key; the log line of the request names them.
+    """Whoever holds the request's key; see `identify`."""
+    return await _identify(request, services.keys, bearer, header)
+
+
+async def identify(request: Request, keys: KeyRing) -> Principal:
+    """Whoever holds a request's key; from now on its log line names them.
 
     Raises:
         Unauthenticated: there is no key, or it opens nothing.
         StoreUnavailable: the key was never seen, and the store cannot be asked.
     """
-    presented = header if bearer is None else bearer.credentials
-    principal = await services.keys.authenticate(presented)
+    return await _identify(request, keys, await _bearer(request), await _header(request))
+
+
+async def _identify(
+    request: Request,
+    keys: KeyRing,
+    bearer: HTTPAuthorizationCredentials | None,
+    header: str | None,
+) -> Principal:
+    principal = await keys.authenticate(header if bearer is None else bearer.credentials)
     request.state.principal = principal
     return principal
 

@@ -11,7 +11,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Overloaded, ShuttingDown
+from service.admission import Admission
+from service.errors import ShuttingDown
 from service.http.drain import Drain
 from service.http.errors import (
     BodyTimeout,
@@ -144,7 +145,8 @@ class BodyLimits:
 
     Args:
         max_bytes: Of one body.
-        max_buffered_bytes: Of all bodies whose requests are being worked on.
+        max_buffered_bytes: Of all bodies whose requests are being worked on; of those of one
+            tenant alone, half of it.
         timeout: Seconds for a body to arrive, from when the server begins to read it.
     """
 
@@ -160,7 +162,7 @@ class BoundedRequests:
         self._app = app
         self._limits = limits
         self._is_open = is_open
-        self._buffered = 0
+        self._buffer = Admission(limits.max_buffered_bytes, "bytes")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -176,27 +178,27 @@ class BoundedRequests:
 
         async def receive_within_limits() -> Message:
             message = await body.receive()
-            size = len(message.get("body", b""))
-            self._require_room(size)
-            self._buffered += size
-            body.size += size
+            if size := len(message.get("body", b"")):
+                body.holder = body.holder if body.size else _holder(scope)
+                self._buffer.take(body.holder, size)
+                body.size += size
             return message
 
         try:
             await self._app(scope, receive_within_limits, send)
         finally:
-            self._buffered -= body.size
+            if body.size:
+                self._buffer.give_back(body.holder, body.size)
 
-    def _require_room(self, size: int) -> None:
-        if self._buffered + size > self._limits.max_buffered_bytes:
-            raise Overloaded(
-                "The server holds as many bytes of requests as it may. Try again a little later.",
-                retry_after=RETRY_AFTER,
-            )
+
+def _holder(scope: Scope) -> str:
+    """In whose name a body is held: no route reads one before it knows whose it is."""
+    principal: Principal | None = scope["state"].get("principal")
+    return "" if principal is None else principal.tenant
 
 
 class _Body:
-    """One body as it arrives; `size` is what the server has taken of it."""
+    """One body as it arrives; `size` is what the server has taken of it, in `holder`'s name."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: BodyLimits) -> None:
         self._receive = receive
@@ -205,6 +207,7 @@ class _Body:
         self._deadline: float | None = None
         self._is_whole = False
         self.size = 0
+        self.holder = ""
 
     async def receive(self) -> Message:
         """The next message, at its end the client's departure.

@@ -7,8 +7,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from service.errors import RequestCancelled, ShuttingDown
+from service.http.auth import identify
 from service.http.drain import RETRY_AFTER, Drain
 from service.http.errors import MalformedRequest
+from service.keys import KeyRing
 
 CONNECT_SECONDS = 5.0
 # What concerns one connection and not the request (RFC 9110, 7.6.1), and what this process sets.
@@ -23,10 +25,12 @@ class Relay:
     Args:
         path: The socket.
         drain: Counts what is on its way; whether it is still taken, the other side decides.
+        keys: Know in whose name a body is held here; what they may do, the other side decides.
     """
 
-    def __init__(self, path: str, drain: Drain) -> None:
+    def __init__(self, path: str, drain: Drain, keys: KeyRing) -> None:
         self._drain = drain
+        self._keys = keys
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=path),
             # How long an answer may take is for the engine process to say.
@@ -40,7 +44,11 @@ class Relay:
             MalformedRequest: it cannot be put into HTTP again, laxly as it was taken.
             ShuttingDown: the engine process has gone.
             RequestCancelled: the client left before its body was whole.
+            Unauthenticated: there is a body, and nobody whom it belongs to.
+            StoreUnavailable: whom it belongs to cannot be found out.
         """
+        if _has_body(scope):
+            await identify(Request(scope), self._keys)
         with self._drain.counted():
             try:
                 response = await self._client.send(self._request(scope, receive), stream=True)
@@ -68,17 +76,21 @@ class Relay:
     def _request(self, scope: Scope, receive: Receive) -> httpx.Request:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         headers = [*_passed_on(scope["headers"], _OF_A_CONNECTION | _OURS)]
-        has_body = any(
-            name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"]
-        )
         return self._client.build_request(
             scope["method"],
             "http://engine",
             headers=[*headers, *_about(scope)],
-            content=Request(scope, receive).stream() if has_body else None,
+            content=Request(scope, receive).stream() if _has_body(scope) else None,
             # A URL would be normalised: the other side has to see what this one's routes saw.
             extensions={"target": scope["raw_path"] + query},
         )
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 def _about(scope: Scope) -> Iterator[tuple[bytes, bytes]]:

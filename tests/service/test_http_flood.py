@@ -10,6 +10,8 @@ import pytest
 
 from service.admission import Admission
 from service.errors import DeadlineExceeded
+from service.http.app import create_app, create_front_app
+from service.http.relay import Relay
 from tests import makers
 from tests.service import http_fakes, policy_fakes
 
@@ -60,6 +62,65 @@ async def test_one_tenant_takes_half_and_another_still_gets_in(behind, path):
         assert [answer.status_code for answer in answers] == [200] * len(answers)
         assert (await client.post(path, content=PNG, headers=loud)).status_code == 200
     assert b'protuning_rejected_total{reason="Overloaded"} 1.0' in behind.metrics.render()[0]
+
+
+async def test_one_tenant_fills_half_of_the_buffer_and_another_finds_room(behind):
+    """Bodies that stall before their end hold what has come of them, and no more than a half."""
+    body = replace(behind.limits.body, max_buffered_bytes=2**20)
+    behind = replace(behind, limits=replace(behind.limits, body=body))
+    tokens = [(await behind.keys.create(name, {"predict"}))[1] for name in ("loud", "quiet")]
+    loud, quiet = [{**policy_fakes.bearer(token), "content-type": "image/png"} for token in tokens]
+    stalled, gate = asyncio.Semaphore(0), asyncio.Event()
+
+    async def stalling(size):
+        yield bytes(size)
+        stalled.release()
+        await gate.wait()
+        yield b"."
+
+    async with http_fakes.client(behind) as client:
+
+        async def status(headers, content):
+            path = "/tasks/flowers/predict"
+            return (await client.post(path, content=content, headers=headers)).status_code
+
+        hogs = [asyncio.create_task(status(loud, stalling(2**18 - 1))) for _ in range(2)]
+        for _ in hogs:
+            await stalled.acquire()
+        assert await status(loud, bytes(2**10)) == httpx.codes.SERVICE_UNAVAILABLE
+        assert await status(quiet, bytes(2**18)) == httpx.codes.UNSUPPORTED_MEDIA_TYPE
+        gate.set()
+        assert await asyncio.gather(*hogs) == [httpx.codes.UNSUPPORTED_MEDIA_TYPE] * 2
+        assert await status(loud, bytes(2**19)) == httpx.codes.UNSUPPORTED_MEDIA_TYPE
+
+
+@pytest.mark.parametrize("app", ["whole", "front"])
+async def test_no_body_is_read_before_it_is_known_whose_it_is(behind, app):
+    """On every route that takes one, in every process: a stranger holds nothing of the buffer."""
+    whole = create_app(behind)
+    relay = Relay("nowhere", behind.drain, behind.keys)
+    apps = {"whole": whole, "front": create_front_app(behind, relay)}
+    read = []
+
+    async def body():
+        read.append(True)
+        yield b"."
+
+    taking = [
+        (method, path.replace("{", "").replace("}", "").replace("versions/version", "versions/1"))
+        for path, operations in whole.openapi()["paths"].items()
+        for method, operation in operations.items()
+        if "requestBody" in operation
+    ]
+    assert len(taking) > 8
+    transport = httpx.ASGITransport(apps[app])
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        for method, path in taking:
+            query = {"tasks": "flowers"}
+            answer = await client.request(method, path, content=body(), params=query)
+            assert (path, answer.status_code) == (path, httpx.codes.UNAUTHORIZED)
+    assert read == []
+    await relay.close()
 
 
 class _Gate:

@@ -165,8 +165,8 @@ def _limited(body):
 
 
 def test_all_bodies_together_are_bounded():
-    """Over the limit of all bodies it is 503 with Retry-After, and all of the room comes back."""
-    body = BodyLimits(max_bytes=2**22, max_buffered_bytes=2**20, timeout=20.0)
+    """Over half of the limit of all it is 503 with Retry-After, and all of the room comes back."""
+    body = BodyLimits(max_bytes=2**22, max_buffered_bytes=2**21, timeout=20.0)
     with (
         _limited(body) as behind,
         http_fakes.live(behind) as server,

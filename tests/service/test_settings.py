@@ -53,6 +53,7 @@ def test_other_addresses_need_keys_or_insecure(host):
         {"batch_window_ms": -1},
         {"engine": "abacus"},
         {"timeout_ms": 90_000},
+        {"max_body_bytes": 2**29 + 1},
         {"no_such_setting": 1},
     ],
     ids=str,

@@ -20,6 +20,7 @@ from service.http.drain import Drain
 from service.http.errors import MalformedRequest
 from service.http.relay import Relay
 from tests import makers
+from tests.service import policy_fakes
 
 BACKBONE = "test_resnet"
 PICTURE = makers.encode(makers.picture(90, 120, 1), "JPEG")
@@ -184,7 +185,7 @@ async def test_what_cannot_be_relayed_is_not_taken_for_the_engine_s_end(tmp_path
     with socket.socket(socket.AF_UNIX) as engine:
         engine.bind(path)
         engine.listen()
-        relay = Relay(path, Drain())
+        relay = Relay(path, Drain(), policy_fakes.key_ring())
         with pytest.raises(MalformedRequest):
             await relay(scope, None, None)
         await relay.close()
