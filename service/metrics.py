@@ -24,6 +24,28 @@ OTHER = "other"
 # How often the tasks with a label of their own are chosen anew, in requests, and from how many.
 _RANKING_PERIOD = 10_000
 _RANKED_PER_LABEL = 20
+_TEXTS = {
+    "requests": "Predictions that ended.",
+    "phase_seconds": "What predictions spent in each phase.",
+    "http_requests": "HTTP requests that ended.",
+    "http_seconds": "How long HTTP requests took.",
+    "canary_requests": "Predictions of tasks that have a canary, by version.",
+    "canary_seconds": "How long successful predictions of tasks that have a canary took.",
+    "batch_images": "Images of a batch.",
+    "batch_tasks": "Different tasks of a batch.",
+    "queue_images": "Images that wait for a batch now.",
+    "resident_tasks": "Adapter versions that a tier holds now.",
+    "resident_bytes": "What the adapters in a tier take now.",
+    "loads": "Loads of an adapter into the engine, by the tier where it was found.",
+    "load_seconds": "How long successful loads into the engine took.",
+    "evictions": "Adapters driven out of a tier to make room.",
+    "thrash": "Adapters back in a tier soon after their eviction: it is too small.",
+    "rejected": "Requests to predict refused for lack of room or time, or as too much.",
+    "limited": "Predictions refused for a limit of their tenant's own.",
+    "limits_in_memory": "Rates counted by this server alone, since Redis was gone.",
+    "proof_failures": "Adapters whose golden proof did not hold here.",
+    "device_memory_bytes": "Memory of the GPU, or of the host and this process.",
+}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # A canary is there for a while, and few tasks have one.
 COMPARED_TASKS = 50
@@ -106,44 +128,28 @@ class PrometheusMetrics(Metrics):
         bounds = {"period": _RANKING_PERIOD, "tracked": _RANKED_PER_LABEL * task_labels}
         self._labelled: Ranking[TaskKey] = Ranking(task_labels, **bounds)
         self._limited_tenants: Ranking[str] = Ranking(task_labels, **bounds)
-        self._requests = self._counter("requests", "Predictions that ended.", "task", "outcome")
-        self._phases = self._histogram("phase_seconds", "Phases of predictions.", _SECONDS, "phase")
-        self._http = self._counter("http_requests", "HTTP.", "method", "route", "status")
-        self._http_seconds = self._histogram("http_seconds", "HTTP requests.", _SECONDS, "route")
+        self._requests = self._counter("requests", "task", "outcome")
+        self._phases = self._histogram("phase_seconds", _SECONDS, "phase")
+        self._http = self._counter("http_requests", "method", "route", "status")
+        self._http_seconds = self._histogram("http_seconds", _SECONDS, "route")
         self._comparisons = _Latest(COMPARED_TASKS)
-        self._compared = self._counter(
-            "canary_requests",
-            "Predictions of tasks that have a canary.",
-            "task",
-            "version",
-            "outcome",
-        )
-        self._compared_seconds = self._histogram(
-            "canary_seconds",
-            "Those that succeeded, from name to answer.",
-            _SECONDS,
-            "task",
-            "version",
-        )
-        self._batch_images = self._histogram("batch_images", "Images in a batch.", _COUNTS)
-        self._batch_tasks = self._histogram("batch_tasks", "Tasks in a batch.", _COUNTS)
-        self._queue_images = self._gauge("queue_images", "Images that wait.")
-        self._tasks = self._gauge("resident_tasks", "Adapter versions in a tier.", "tier")
-        self._bytes = self._gauge("resident_bytes", "Bytes of adapters in a tier.", "tier")
-        self._loads = self._counter("loads", "Loads by where they came from.", "tier", "outcome")
-        self._load_seconds = self._histogram(
-            "load_seconds", "Loads that succeeded, by where they came from.", _SECONDS, "tier"
-        )
-        self._evictions = self._counter("evictions", "Adapters driven out of a tier.", "tier")
-        self._thrash = self._counter("thrash", "Adapters back soon after eviction.", "tier")
-        self._rejected = self._counter("rejected", "Refused requests to predict.", "reason")
-        self._limited = self._counter("limited", "Refused for a tenant's own limit.", "tenant")
-        self._limits_in_memory = self._counter(
-            "limits_in_memory", "Rates counted by this server alone, since Redis was gone."
-        )
-        self._proof_failures = self._counter("proof_failures", "Golden proofs that failed.")
+        self._compared = self._counter("canary_requests", "task", "version", "outcome")
+        self._compared_seconds = self._histogram("canary_seconds", _SECONDS, "task", "version")
+        self._batch_images = self._histogram("batch_images", _COUNTS)
+        self._batch_tasks = self._histogram("batch_tasks", _COUNTS)
+        self._queue_images = self._gauge("queue_images")
+        self._tasks = self._gauge("resident_tasks", "tier")
+        self._bytes = self._gauge("resident_bytes", "tier")
+        self._loads = self._counter("loads", "tier", "outcome")
+        self._load_seconds = self._histogram("load_seconds", _SECONDS, "tier")
+        self._evictions = self._counter("evictions", "tier")
+        self._thrash = self._counter("thrash", "tier")
+        self._rejected = self._counter("rejected", "reason")
+        self._limited = self._counter("limited", "tenant")
+        self._limits_in_memory = self._counter("limits_in_memory")
+        self._proof_failures = self._counter("proof_failures")
         self._device_memory = device_memory
-        self._memory = self._gauge("device_memory_bytes", "Memory of the device.", "kind")
+        self._memory = self._gauge("device_memory_bytes", "kind")
 
     def render(self) -> tuple[bytes, str]:
         """The text of a scrape and its content type."""
@@ -230,15 +236,19 @@ class PrometheusMetrics(Metrics):
             self._requests.remove_by_labels({"task": _name(lost)})
         return _name(task) if task in self._labelled else OTHER
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"protuning_{name}", text, labels, registry=self._registry)
+    def _counter(self, name: str, *labels: str) -> Counter:
+        return Counter(f"protuning_{name}", _TEXTS[name], labels, registry=self._registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"protuning_{name}", text, labels, registry=self._registry)
+    def _gauge(self, name: str, *labels: str) -> Gauge:
+        return Gauge(f"protuning_{name}", _TEXTS[name], labels, registry=self._registry)
 
-    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+    def _histogram(self, name: str, buckets: Iterable[float], *labels: str) -> Histogram:
         return Histogram(
-            f"protuning_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
+            f"protuning_{name}",
+            _TEXTS[name],
+            labels,
+            buckets=tuple(buckets),
+            registry=self._registry,
         )
 
 
