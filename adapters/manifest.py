@@ -211,6 +211,18 @@ class Manifest(Frozen):
     provenance: Provenance
     proof: GoldenProof
 
+    @model_validator(mode="after")
+    def _golden_images_are_about_as_large_as_the_input(self) -> Self:
+        # Whoever replays the proof makes them anew.
+        taken = self.backbone.preprocessing
+        for height, width in self.proof.sizes:
+            for side, usual in ((height, taken.height), (width, taken.width)):
+                if not usual <= 2 * side <= 4 * usual:
+                    raise ValueError(
+                        "the proof's sizes must lie between half and double the backbone's input"
+                    )
+        return self
+
 
 class AdapterRef(Frozen):
     """One immutable version of one tenant's task. `digest` is the checkpoint's own sha256."""

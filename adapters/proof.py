@@ -38,17 +38,16 @@ _IDLE = "The prompts have hardly learned anything yet"
 _BLIND = "The model hardly reacts to its images"
 
 
-def golden_images(inputs: GoldenInputs) -> list[NDArray[np.uint8]]:
-    """The golden inputs as RGB pictures [height, width, 3].
+def golden_images(inputs: GoldenInputs) -> Iterator[NDArray[np.uint8]]:
+    """The golden inputs as RGB pictures [height, width, 3], one after the other.
 
     Coloured tiles with fine noise under a strong tint, made by integer arithmetic from a SHAKE-256
     stream, so that every platform and library version makes the same bytes. The tints make the
     order of the channels matter: orange, blue, orange, ...
     """
-    return [
-        _tiles(f"protuning golden 1 {inputs.seed} {index}", height, width, _TINTS[index % 2])
-        for index, (height, width) in enumerate(inputs.sizes)
-    ]
+    for index, (height, width) in enumerate(inputs.sizes):
+        name = f"protuning golden 1 {inputs.seed} {index}"
+        yield _tiles(name, height, width, _TINTS[index % 2])
 
 
 def _tiles(name: str, height: int, width: int, tint: tuple[int, int, int]) -> NDArray[np.uint8]:

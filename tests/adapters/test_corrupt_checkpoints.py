@@ -395,6 +395,20 @@ def no_tolerance(header, content, tensors):
 
 
 @forgery(InvalidManifest)
+def large_golden_images(header, content, tensors):
+    """A few bytes that would keep a loader busy for minutes, in gigabytes."""
+    content["content"]["proof"]["sizes"] = [[7_000, 7_000]] * 4
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
+def golden_images_that_are_slivers(header, content, tensors):
+    """The decoder would refuse one row of pixels, and the proof could never hold."""
+    content["content"]["proof"]["sizes"][0] = [1, 200]
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
 def stage_sites_that_are_not_there(header, content, tensors):
     """The default sites must be sites."""
     content["content"]["backbone"]["stage_sites"] = ["stage7"]

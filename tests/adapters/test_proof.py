@@ -9,7 +9,7 @@ from adapters import proof as proof_module
 from adapters.checkpoint import make_checkpoint
 from adapters.errors import ProofFailed, ProofInsensitive
 from adapters.head import head_spec
-from adapters.manifest import GoldenInputs, Provenance
+from adapters.manifest import GoldenInputs, Manifest, Preprocessing, Provenance
 from adapters.model import Adapter, AdapterModel
 from adapters.preprocess import normalize
 from adapters.prompt import prompt_spec
@@ -20,7 +20,7 @@ from tests import makers
 def test_golden_images_never_change():
     """The byte stream is pinned: another release that drew other images would break every proof."""
     proof = GoldenInputs(seed=3, sizes=((33, 20), (7, 50)))
-    images = golden_images(proof)
+    images = [*golden_images(proof)]
     assert [image.shape for image in images] == [(33, 20, 3), (7, 50, 3)]
     digest = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
     assert digest == "bdd1bf22ae8c218cacf0673053a6b73e7946759f4740adca8b443f8e0285140b"
@@ -37,10 +37,12 @@ def test_golden_images_are_not_of_the_backbones_size():
 
 @pytest.mark.parametrize("side", [1, 160, 224, 600, 896, 4096])
 def test_every_input_size_has_golden_images(side):
-    """The proof's own bounds allow the images of any backbone that the manifest allows."""
-    preprocessing = makers.backbone("test_resnet").spec.preprocessing
-    sized = preprocessing.model_copy(update={"height": side, "width": side})
-    GoldenInputs(seed=0, sizes=proof_module._sizes(sized))
+    """The manifest's bounds allow the golden images of any backbone that it allows."""
+    manifest = makers.checkpoint("test_resnet").manifest.model_dump()
+    manifest["backbone"]["preprocessing"] |= {"height": side, "width": side}
+    sized = Preprocessing(**manifest["backbone"]["preprocessing"])
+    manifest["proof"]["sizes"] = proof_module._sizes(sized)
+    Manifest(**manifest)
 
 
 @pytest.mark.parametrize("name", makers.SMALL_BACKBONES.values())
