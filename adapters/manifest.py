@@ -51,6 +51,7 @@ def _has_no_duplicate(values: tuple[str, ...]) -> tuple[str, ...]:
 Activation = Literal["relu", "gelu", "silu", "hardswish"]
 ClassToken = Literal["mean", "none"]
 Label = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_is_printable)]
+Printable = Annotated[str, AfterValidator(_is_printable)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, Field(pattern=r"^(embed|(stage|layer)[0-9]{1,3})$")]
 TaskId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -184,12 +185,16 @@ class GoldenProof(GoldenInputs):
 
 
 class Provenance(Frozen):
-    """Where an adapter comes from: for people and reports, never read by the serving path."""
+    """Where an adapter comes from: for people and reports, never read by the serving path.
 
-    method: Annotated[str, Field(max_length=64)]
+    `data` and `config` name folders and files, which may be called anything: a run must not fail
+    at its end for that. Whoever shows them escapes them.
+    """
+
+    method: Annotated[str, Field(max_length=64), AfterValidator(_is_printable)]
     data: Annotated[str, Field(max_length=1_024)] = ""
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
-    libraries: dict[str, str] = Field(default_factory=dict, max_length=64)
+    metrics: dict[Printable, float] = Field(default_factory=dict, max_length=64)
+    libraries: dict[Printable, Printable] = Field(default_factory=dict, max_length=64)
     config: Annotated[dict[str, JsonValue], AfterValidator(_is_finite_json)] = Field(
         default_factory=dict, max_length=256
     )

@@ -1,4 +1,4 @@
-"""Tables for people, in which nothing is cut off."""
+"""Tables for people, in which nothing is cut off and nothing speaks to the terminal."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ _NUMBER = re.compile(r"[0-9][0-9.,]*%?")
 
 def print_fields(values: Mapping[str, object], title: str | None = None) -> None:
     """Print one thing: a row for each of its fields, those of nested ones as `outer.inner`."""
-    table = Table(title=title and Text(title), show_header=False)
+    table = Table(title=title and _text(title), show_header=False)
     table.add_column("field", no_wrap=True)
     table.add_column("value", overflow="fold")
     for name, value in _flat(values):
-        table.add_row(name, Text(cell(name, value)))
+        table.add_row(_text(name), _text(cell(name, value)))
     _print(table)
 
 
@@ -46,13 +46,29 @@ def _table_of(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
 ) -> Table:
     cells = [[cell(*each) for each in zip(columns, row, strict=True)] for row in rows]
-    table = Table(title=title and Text(title))
+    table = Table(title=title and _text(title))
     for name, values in zip(columns, zip(*cells, strict=True), strict=True):
         is_number = all(_NUMBER.fullmatch(text) for text in values)
         table.add_column(name, overflow="fold", justify="right" if is_number else "left")
     for texts in cells:
-        table.add_row(*map(Text, texts))
+        table.add_row(*map(_text, texts))
     return table
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may have it: what is neither visible nor a new line as an escape.
+
+    Checkpoints and servers say what they like, also what would repaint or rename a terminal.
+    """
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def _text(value: str) -> Text:
+    """It is no markup, either."""
+    return Text(printable(value))
 
 
 def cell(name: str, value: object) -> str:

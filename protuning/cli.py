@@ -12,6 +12,7 @@ import benchmarks.cli
 import service.cli
 import training.cli
 from adapters.errors import AdapterError
+from adapters.tables import printable
 from service.errors import AddressUnavailable, ServiceError
 from training.errors import TrainingError
 
@@ -53,7 +54,7 @@ def main() -> None:
     try:
         app()
     except (AdapterError, TrainingError, ServiceError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(1 if isinstance(error, AddressUnavailable) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -58,3 +58,11 @@ def test_help_and_version_load_no_torch():
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "True", "False"]
     assert _protuning("--version").stdout.startswith("protuning ")
+
+
+def test_errors_do_not_speak_to_the_terminal(tmp_path):
+    """What a name or a server brings into a message is shown as an escape."""
+    done = _protuning("inspect", str(tmp_path / "a\x1b[2Jb"))
+    assert done.returncode == 2
+    assert r"a\x1b[2Jb" in done.stderr
+    assert "\x1b" not in done.stderr

@@ -423,6 +423,20 @@ def infinity_in_the_provenance(header, content, tensors):
 
 
 @forgery(InvalidManifest)
+def a_method_that_speaks_to_the_terminal(header, content, tensors):
+    """Whoever lists versions sees it."""
+    content["content"]["provenance"]["method"] = "\x1b[2Jpro-tuning"
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
+def a_metric_that_speaks_to_the_terminal(header, content, tensors):
+    """Whoever inspects the checkpoint sees its name."""
+    content["content"]["provenance"]["metrics"] = {"\x9b2Jtop1": 1.0}
+    return header, content, tensors
+
+
+@forgery(InvalidManifest)
 def no_manifest(header, content, tensors):
     """An empty object instead of the manifest."""
     content["content"] = {}

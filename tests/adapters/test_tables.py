@@ -83,3 +83,20 @@ def test_fields_of_nested_things_have_rows_of_their_own(capsys):
     assert "head.classes │ 4" in out
     assert "[red]a[/red]" in out
     assert "[b]x" in out
+
+
+@pytest.mark.usefixtures("terminal")
+def test_nothing_that_a_stranger_wrote_speaks_to_the_terminal(capsys):
+    """Escape sequences, in values, names, lists and titles, are shown as escapes; no markup."""
+    hostile = "a\x1b[2J\x9b31m\x07\r\u202eb"
+    shown = r"a\x1b[2J\x9b31m\x07\r\u202eb"
+    tables.print_fields({hostile: [hostile, {hostile: 1}], "[/red]": hostile}, title=hostile)
+    tables.print_rows(["name"], [[hostile]], title=hostile)
+    tables.print_list(["name"], [[hostile]])
+    out = capsys.readouterr().out
+    # What is left are the styles that rich itself sets.
+    plain = Text.from_ansi(out).plain
+    assert plain.replace("\n", "").isprintable()
+    assert plain.count(shown) == 8
+    assert "[/red]" in plain
+    assert "\x1b[2J" not in out
