@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from collections.abc import MutableMapping
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -59,6 +60,8 @@ def configure(
     torch.propagate = True
     # But not that it looks in vain for CUDA, which every machine without a GPU would warn of.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # Pillow warns of each entry of an image's EXIF that it cannot read: thousands in one file.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

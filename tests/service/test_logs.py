@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import warnings
 
 import pytest
 import structlog
@@ -30,6 +31,14 @@ def test_every_event_is_one_json_line_with_the_request_id(lines):
     assert theirs["event"] == "look at this"
     assert {line["request_id"] for line in (ours, theirs)} == {"r1"}
     assert {line["level"] for line in (ours, theirs)} == {"info", "warning"}
+
+
+def test_what_pillow_says_of_an_image_is_not_written():
+    """One file could fill the log; what others warn of is still heard."""
+    logs.configure("info", "json", io.StringIO())
+    warnings.warn_explicit("an odd entry", UserWarning, "x.py", 1, module="PIL.TiffImagePlugin")
+    with pytest.warns(UserWarning, match="heard"):
+        warnings.warn_explicit("heard", UserWarning, "y.py", 1, module="numpy")
 
 
 def test_secrets_and_content_are_withheld(lines):
