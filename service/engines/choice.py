@@ -76,9 +76,12 @@ def open_engine(backbone: StagedBackbone, options: EngineOptions) -> TorchEngine
     """
     candidates = _candidates(options)
     for number, (name, dtype) in enumerate(candidates, 1):
-        # In what follows nothing else is heard.
-        lasts = {"compiling": "a minute or two"} if name == "compiled" else {}
-        log.info("engine_starting", engine=name, dtype=dtype, **lasts)
+        log.info("engine_starting", engine=name, dtype=dtype)
+        if name == "compiled":
+            # Nothing else is heard meanwhile.
+            log.info(
+                "engine_compiling", takes="a minute or two the first time", cache=str(options.cache)
+            )
         try:
             engine = _MAKES[name](backbone, options, dtype)
             engine.warm_up((1, options.batch_images))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._inductor import codecache
 from torch._inductor import config as inductor_config
 
 from adapters.backbone import StagedBackbone
@@ -173,7 +172,9 @@ def keep_compiled_code(cache: Path) -> None:
     """
     # (torch has set it to that by now, on the import of libraries that compile.)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
-    # For compiled headers it asks nobody.
+    # For compiled headers it asks nobody. (Imported late: only those who compile need it.)
+    from torch._inductor import codecache
+
     headers = cache / "inductor" / "precompiled_headers"
     codecache._HEADER_DIR = str(headers)  # noqa: SLF001
     codecache._HEADER_LOCK_DIR = str(headers / "locks")  # noqa: SLF001
