@@ -191,7 +191,7 @@ class Provenance(Frozen):
     at its end for that. Whoever shows them escapes them.
     """
 
-    method: Annotated[str, Field(max_length=64), AfterValidator(_is_printable)]
+    method: Annotated[Printable, Field(max_length=64)]
     data: Annotated[str, Field(max_length=1_024)] = ""
     metrics: dict[Printable, float] = Field(default_factory=dict, max_length=64)
     libraries: dict[Printable, Printable] = Field(default_factory=dict, max_length=64)

@@ -1,5 +1,6 @@
 """An index, and the records beside it, by their URL."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from adapters.errors import StoreUnavailable, UnsupportedStoreUrl
@@ -59,9 +60,10 @@ def open_records(url: str) -> Records:
 
 def _sqlite_path(url: str) -> Path:
     path = url.removeprefix(_SQLITE)
-    if path in ("", url):
-        raise UnsupportedStoreUrl(
-            f"{public_name(url)!r} is not the URL of an index. Write sqlite:///PATH, such as "
-            "sqlite:////var/lib/protuning/index.db, or redis://HOST:PORT/DATABASE."
-        )
-    return Path(path).expanduser()
+    with suppress(RuntimeError):  # nobody's home
+        if path not in ("", url):
+            return Path(path).expanduser()
+    raise UnsupportedStoreUrl(
+        f"{public_name(url)!r} is not the URL of an index. Write sqlite:///PATH, such as "
+        "sqlite:////var/lib/protuning/index.db, or redis://HOST:PORT/DATABASE."
+    )

@@ -178,7 +178,10 @@ async def test_no_operation_scans_a_table(index: SqliteIndex) -> None:
     assert all(plan.startswith(("SEARCH", "SCAN CONSTANT ROW", "SCALAR")) for plan in plans), plans
 
 
-@pytest.mark.parametrize("url", ["", "sqlite:///", "sqlite://index.db", "index.db", "mysql://x/y"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "sqlite:///", "sqlite://index.db", "sqlite:///~no-such-user/x", "index.db", "mysql://x/y"],
+)
 def test_other_urls_are_refused(url: str) -> None:
     """The error shows what a URL looks like."""
     with pytest.raises(UnsupportedStoreUrl, match="sqlite:///PATH"):

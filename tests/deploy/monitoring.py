@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import yaml
+from prometheus_client import CollectorRegistry
 
 from service.metrics import PrometheusMetrics
 
@@ -34,13 +35,17 @@ def program(name: str) -> str:
     return found
 
 
+def labels_of(registry: CollectorRegistry, family: str) -> set[str]:
+    """The labels that a metric was declared with."""
+    return set(getattr(registry._names_to_collectors.get(family), "_labelnames", ()))
+
+
 def exported() -> dict[str, set[str]]:
     """All series that a server can export, each with the names of its labels."""
     registry = PrometheusMetrics()._registry
     series = {}
     for family in registry.collect():
-        declared = registry._names_to_collectors.get(family.name)
-        labels = set(getattr(declared, "_labelnames", ()))
+        labels = labels_of(registry, family.name)
         series |= {
             "counter": {f"{family.name}_total": labels},
             "gauge": {family.name: labels},
